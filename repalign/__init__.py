@@ -1,0 +1,1 @@
+"""Compare brains with neural networks, and train networks toward brains."""

@@ -1,0 +1,374 @@
+"""Activations: what the layers of a network answer to the stimuli of a recording.
+
+They are written shard by shard into a Zarr store and resume where a killed run stopped. A layer
+is one group, ``response(presentation, neuroid)`` with one repetition: a network is one more
+subject. The units of a layer are its output, flattened; ``attrs["shape"]`` unravels them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import xarray as xr
+import zarr
+from torch import Tensor, nn
+
+from repalign.cards import ModelCard, load_model_card
+from repalign.loaders.arrays import read_array
+from repalign.networks import (
+    Network,
+    find_layers,
+    load_network,
+    pick_device,
+    preprocess,
+    split_twin,
+)
+from repalign.progress import track
+from repalign.recording import (
+    NEUROID,
+    PRESENTATION,
+    SCHEMA_VERSION,
+    STIMULUS,
+    stimulus_ids,
+)
+from repalign.stimuli import Stimuli, open_stimuli
+from repalign.store import (
+    default_folder,
+    encoding_for,
+    open_group,
+    open_store,
+    read_manifest,
+    seal,
+)
+
+BATCH_SIZE = 32
+
+
+@contextlib.contextmanager
+def capture(
+    module: nn.Module, layers: Sequence[str], *, detach: bool = True
+) -> Iterator[dict[str, Tensor]]:
+    """Within the block, every forward pass leaves the outputs of the named layers in a dict.
+
+    The outputs are copies, so a later in-place operation cannot change them. A layer that runs
+    several times in one pass keeps its last output; of a tuple or dict the first tensor counts.
+
+    Args:
+        module: any torch module.
+        layers: module names, or patterns (see `repalign.networks.find_layers`).
+        detach: cut the copies off the graph; False keeps their gradients.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
+        >>> with capture(net, ["0"]) as seen:
+        ...     _ = net(torch.ones(5, 2))
+        >>> seen["0"].shape
+        torch.Size([5, 3])
+    """
+    names = find_layers(module, layers)
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            tensor = _first_tensor(output, name)
+            seen[name] = tensor.detach().clone() if detach else tensor.clone()
+
+        return keep
+
+    with contextlib.ExitStack() as stack:
+        modules = dict(module.named_modules())
+        for name in names:
+            handle = modules[name].register_forward_hook(hook(name))
+            stack.callback(handle.remove)
+        yield seen
+
+
+def _first_tensor(output: Any, name: str) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, dict) else output
+    if isinstance(output, dict | list | tuple):
+        for value in values:
+            if isinstance(value, Tensor):
+                return value
+    raise TypeError(f"layer {name!r} gives a {type(output).__name__}, which holds no tensor")
+
+
+def record(
+    model: str | Path | ModelCard | Network,
+    *,
+    stimuli: xr.Dataset | Stimuli,
+    layers: str | Sequence[str] | None = None,
+    to: str | Path | None = None,
+    batch_size: int = BATCH_SIZE,
+    device: str | torch.device = "auto",
+    visual_degrees: float | None = None,
+    mirror: str | Path | None = None,
+    offline: bool | None = None,
+    progress: bool = True,
+) -> dict[str, xr.Dataset]:
+    """Show stimuli to a network and keep the activations of its layers in a Zarr store.
+
+    What is already in the store is not computed again, and a run that was killed goes on with
+    the first shard it has not finished.
+
+    Args:
+        model: name or path of a model card (``@random`` for the untrained twin), a card, or a
+            `Network` of your own.
+        stimuli: a recording with images, or `repalign.stimuli.Stimuli`.
+        layers: module names or patterns; the card's layers by default; ``"all"``.
+        to: folder of the stores; ``$REPALIGN_CACHE`` or the user's cache folder by default.
+        batch_size: stimuli a forward pass, and a shard of the store.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        visual_degrees: width of the network's input in degrees of visual angle.
+        mirror, offline: where weights are looked for.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The activations by layer, in order of depth, lazily opened.
+
+    Raises:
+        ValueError: unknown layer, no images, or an activation that is not finite.
+
+    Example:
+        >>> net = record("efficientnet_lite0", stimuli=recording)   # doctest: +SKIP
+    """
+    if isinstance(model, str | Path | ModelCard):
+        card = model if isinstance(model, ModelCard) else load_model_card(split_twin(str(model))[0])
+        if card.source == "features":
+            return read_features(card, layers=layers)
+        model = load_network(
+            model, visual_degrees=visual_degrees, to=to, mirror=mirror, offline=offline
+        )
+    elif visual_degrees is not None:
+        raise ValueError("visual_degrees applies to model cards; set it in your Network")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    chosen = [layers] if isinstance(layers, str) else list(layers or model.layers)
+    if not chosen:
+        raise ValueError(f"{model.name} names no layers of its own; pass layers=, such as 'all'")
+    names = find_layers(model.module, chosen)
+    if isinstance(stimuli, xr.Dataset):
+        dataset = str(stimuli.attrs.get("dataset", "stimuli"))
+        shown = open_stimuli(stimuli)
+        wanted = stimulus_ids(stimuli)
+        images = shown if list(shown.ids) == wanted else shown.subset(wanted)
+    else:
+        dataset, images = "stimuli", stimuli
+    prints = {"network": model.fingerprint(), "stimuli": images.fingerprint()}
+    run = _Run(model, images, dataset, prints, Path(to) if to is not None else default_folder())
+    todo = [name for name in names if read_manifest(run.layer_path(name)) is None]
+    if todo:
+        run.compute(todo, batch_size=batch_size, device=pick_device(device), progress=progress)
+    return {name: open_activations(run.layer_path(name)) for name in names}
+
+
+def open_activations(path: Path) -> xr.Dataset:
+    """Open one recorded layer."""
+    return open_store(path).drop_vars("done")
+
+
+def read_features(
+    card: ModelCard, *, layers: str | Sequence[str] | None = None
+) -> dict[str, xr.Dataset]:
+    """Activations from the files of a features card: one stimulus × unit array a layer.
+
+    Without ``stimulus_ids`` in the card the rows have no names, and match a recording's stimuli
+    by order only where the numbers are equal; `repalign.compare` says so.
+    """
+    chosen = [layers] if isinstance(layers, str) else list(layers or card.features)
+    unknown = [name for name in chosen if name not in card.features and name != "all"]
+    if unknown:
+        raise ValueError(f"no layer {unknown[0]!r}; {card.path} has {', '.join(card.features)}")
+    names = list(card.features) if "all" in chosen else chosen
+    ids: list[str] | None = None
+    if card.stimulus_ids is not None:
+        lines = (card.path.parent / card.stimulus_ids).read_text(encoding="utf-8-sig").splitlines()
+        ids = [line.split(",")[0].strip() for line in lines if line.strip()]
+        ids = ids[1:] if ids and ids[0] == STIMULUS else ids
+    found = {}
+    for name in names:
+        array, own = read_array(card.path.parent / Path(card.features[name]).expanduser(), None)
+        rows = ids if ids is not None else own
+        if rows is not None and len(rows) != len(array):
+            raise ValueError(
+                f"card {card.path}: {card.stimulus_ids} has {len(rows)} ids, {card.features[name]}"
+                f" has {len(array)} rows"
+            )
+        flat = array.reshape(len(array), -1)
+        found[name] = _dataset(flat, rows, card.name, name, array.shape[1:])
+    return found
+
+
+def _dataset(
+    response: Any, ids: Sequence[str] | None, model: str, layer: str, shape: Sequence[int]
+) -> xr.Dataset:
+    """Activations of one layer in the schema; without ids the rows stay anonymous."""
+    coords: dict[str, Any] = {}
+    if ids is not None:
+        coords[STIMULUS] = (PRESENTATION, np.array(ids, dtype=object))
+        coords["repetition"] = (PRESENTATION, np.zeros(len(ids), dtype=np.int64))
+    attrs = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "activations",
+        "model": model,
+        "layer": layer,
+        "shape": [int(n) for n in shape],
+    }
+    return xr.Dataset({"response": ((PRESENTATION, NEUROID), response)}, coords=coords, attrs=attrs)
+
+
+class _Arrays(NamedTuple):
+    """A layer that is being recorded: its values, and which shards of them are written."""
+
+    response: zarr.Array[Any]
+    done: zarr.Array[Any]
+
+    @classmethod
+    def open(cls, path: Path) -> _Arrays:
+        arrays = [zarr.open_array(path / name, mode="r+") for name in cls._fields]
+        return cls(*arrays)
+
+    @property
+    def rows_a_shard(self) -> int:
+        assert self.response.shards is not None
+        return int(self.response.shards[0])
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One network on one set of stimuli, and where its layers are kept."""
+
+    network: Network
+    stimuli: Stimuli
+    dataset: str
+    fingerprints: dict[str, str]
+    folder: Path
+
+    def layer_path(self, layer: str) -> Path:
+        return self._root() / layer
+
+    def _root(self) -> Path:
+        parts = json.dumps([*self.fingerprints.values(), SCHEMA_VERSION])
+        key = hashlib.sha256(parts.encode()).hexdigest()
+        name = self.network.name.replace("@", "-").replace(":", "-")
+        return self.folder / "activations" / f"{name}--{self.dataset}-{key[:12]}.zarr"
+
+    def compute(
+        self, layers: Sequence[str], *, batch_size: int, device: torch.device, progress: bool
+    ) -> None:
+        """Record the layers that are not finished, one shard of stimuli after the other."""
+        root = self._root()
+        root.mkdir(parents=True, exist_ok=True)
+        zarr.open_group(root, mode="a", zarr_format=3)
+        module = self.network.module.to(device)
+        missing = [name for name in layers if not (root / name).exists()]
+        if missing:
+            self._create(missing, batch_size, device)
+        arrays = {name: _Arrays.open(root / name) for name in layers}
+        # layers recorded by different runs may have shards of different sizes
+        by_rows: dict[int, list[str]] = {}
+        for name, layer in arrays.items():
+            by_rows.setdefault(layer.rows_a_shard, []).append(name)
+        with torch.inference_mode():
+            for rows, names in by_rows.items():
+                todo = [
+                    shard
+                    for shard in range(-(-len(self.stimuli) // rows))
+                    if not all(arrays[name].done[shard] for name in names)
+                ]
+                label = f"{self.network.name}: recording {len(names)} layers"
+                for shard in track(todo, label, show=progress):
+                    start = shard * rows
+                    stop = min(start + rows, len(self.stimuli))
+                    with capture(module, names) as seen:
+                        module(self._batch(start, stop).to(device))
+                    for name in names:
+                        values = seen[name].flatten(1).float().cpu().numpy()
+                        self._check_finite(values, name, start)
+                        arrays[name].response[start:stop] = values
+                        arrays[name].done[shard] = 1
+        for name in layers:
+            self._finish(root / name)
+
+    def _batch(self, start: int, stop: int) -> Tensor:
+        images = [
+            preprocess(
+                self.stimuli.image(i),
+                self.network.preprocessing,
+                shown_degrees=self.stimuli.visual_degrees,
+                field_degrees=self.network.visual_degrees,
+            )
+            for i in range(start, stop)
+        ]
+        return torch.stack(images)
+
+    def _create(self, layers: Sequence[str], batch_size: int, device: torch.device) -> None:
+        """Publish a full-size empty template of each layer, by rename."""
+        module = self.network.module
+        with torch.inference_mode(), capture(module, layers) as seen:
+            module(self._batch(0, 1).to(device))
+        n_stimuli = len(self.stimuli)
+        rows = min(batch_size, n_stimuli)
+        for name in layers:
+            if name not in seen:
+                raise ValueError(f"layer {name!r} is not used in the forward pass")
+            shape = tuple(seen[name].shape[1:])
+            units = int(np.prod(shape, dtype=np.int64))
+            path = self.layer_path(name)
+            temporary = path.with_name(f"{name}.tmp-{uuid.uuid4().hex}")
+            no_units = np.empty((n_stimuli, 0), dtype=np.float32)
+            template = _dataset(no_units, self.stimuli.ids, self.network.name, name, shape)
+            template = template.drop_vars("response")
+            try:
+                template.to_zarr(temporary, consolidated=False, zarr_format=3)
+                group = zarr.open_group(temporary, mode="r+")
+                group.create_array(
+                    "response",
+                    shape=(n_stimuli, units),
+                    dtype="float32",
+                    fill_value=float("nan"),
+                    dimension_names=(PRESENTATION, NEUROID),
+                    attributes={"coordinates": f"{STIMULUS} repetition"},
+                    **encoding_for((n_stimuli, units), 4, rows_a_shard=rows),
+                )
+                group.create_array(
+                    "done",
+                    shape=(-(-n_stimuli // rows),),
+                    chunks=(1,),
+                    dtype="uint8",
+                    fill_value=0,
+                    dimension_names=("shard",),
+                )
+                temporary.rename(path)
+            except OSError as error:
+                if not path.exists():  # else another process was faster: use its template
+                    raise OSError(f"could not write {path}: {error.strerror or error}") from error
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+
+    def _check_finite(self, values: np.ndarray[Any, Any], layer: str, start: int) -> None:
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"{self.network.name}, layer {layer}: NaN or infinite activations for stimulus"
+                f" {self.stimuli.ids[start + int(bad[0])]!r}"
+            )
+
+    def _finish(self, path: Path) -> None:
+        provenance = {
+            "model": self.network.name,
+            "torch": torch.__version__,
+            **self.fingerprints,
+        }
+        seal(path, {"": open_group(path, "")}, provenance)

@@ -1,0 +1,330 @@
+"""Cards: frozen, validated descriptions of datasets and models, one TOML file each.
+
+A card says *what* (sources, hashes, licence, layers); the code says *how*. A card is data: it
+never runs anything by itself, and ``module:function`` is honoured only in cards that a user
+names by path or keeps in ``$REPALIGN_CARDS``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+Kind = Literal["dataset", "model"]
+FOLDERS: dict[Kind, str] = {"dataset": "neural_data", "model": "models"}
+
+
+def _check_hash(value: str) -> str:
+    algorithm, _, digits = value.partition(":")
+    if HASH_LENGTHS.get(algorithm) != len(digits) or re.fullmatch("[0-9a-f]+", digits) is None:
+        expected = ", ".join(f"{name}:<{length} hex>" for name, length in HASH_LENGTHS.items())
+        raise ValueError(f"expected one of {expected}, in lower case")
+    return value
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileSource(_Strict):
+    """One raw file of a dataset: a local path, or a name and the address it is published at."""
+
+    path: str | None = None
+    url: str | None = None
+    name: str = Field(default="", pattern=r"^[^/\\]*$")
+    hash: str | None = None
+
+    @field_validator("hash")
+    @classmethod
+    def _hash(cls, value: str | None) -> str | None:
+        return None if value is None else _check_hash(value)
+
+    @field_validator("url")
+    @classmethod
+    def _url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("https://", "http://", "ftp://", "doi:")):
+            raise ValueError("expected an address that starts with https://")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_name(cls, data: Any) -> Any:
+        if isinstance(data, str):  # `responses = "file.npy"` is short for a local path
+            data = {"path": data}
+        if isinstance(data, dict) and not data.get("name"):
+            source = data.get("path") or data.get("url")
+            if not isinstance(source, str):
+                raise ValueError('expected path = "a local file", url = "https://…" or a name')
+            data = {**data, "name": Path(source.split("?")[0]).name}
+        return data
+
+
+class StimulusDisplay(_Strict):
+    """How the stimuli were shown."""
+
+    visual_degrees: float | None = Field(default=None, gt=0)
+
+
+class Card(_Strict):
+    """What dataset and model cards share."""
+
+    name: str = Field(pattern=NAME)
+    title: str = ""
+    description: str = ""
+    licence: str | None = None
+    licence_note: str = ""
+    citation: str = ""
+    doi: str | None = Field(default=None, pattern=r"^10\.\d{4,9}/\S+$")
+    url: str | None = None
+    _path: Path = PrivateAttr()
+    _trusted: bool = PrivateAttr(default=False)
+    _sha256: str = PrivateAttr(default="")
+
+    @field_validator("licence")
+    @classmethod
+    def _licence(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        try:
+            return str(canonicalize_license_expression(value))
+        except InvalidLicenseExpression as error:
+            raise ValueError(
+                "expected an SPDX identifier such as 'CC-BY-4.0', or 'LicenseRef-<name>'"
+            ) from error
+
+    @property
+    def path(self) -> Path:
+        """The file that the card was read from."""
+        return self._path
+
+    @property
+    def trusted(self) -> bool:
+        """Whether the user named the card's file or folder, so that its code may be imported."""
+        return self._trusted
+
+    @property
+    def sha256(self) -> str:
+        """The sha256 of the card's file."""
+        return self._sha256
+
+
+class DatasetCard(Card):
+    """A neural recording: where it is published, how it is read, what it holds."""
+
+    loader: str
+    species: tuple[str, ...]
+    regions: tuple[str, ...]
+    modality: tuple[str, ...] = ()
+    units: str = ""
+    access: Literal["open", "agreement", "manual"] = "open"
+    instructions: str = ""
+    files: Mapping[str, FileSource]
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    stimuli: StimulusDisplay = StimulusDisplay()
+
+    @field_validator("species", "regions", "modality", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _instructions_where_needed(self) -> DatasetCard:
+        if self.access != "open" and not self.instructions:
+            raise ValueError(
+                f'access = {self.access!r} needs instructions = "how to get the files"'
+            )
+        return self
+
+
+class Preprocessing(_Strict):
+    """From an image to the network's input; the whole image is resized, nothing is cropped."""
+
+    size: tuple[int, int] = (224, 224)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class ModelCard(Card):
+    """A network: where its code and weights come from, its input, its layers."""
+
+    source: str
+    weights: str = "random"
+    weights_url: str | None = None
+    weights_hash: str | None = None
+    weights_hash_prefix: str | None = None
+    layers: tuple[str, ...] = ()
+    visual_degrees: float | None = Field(default=None, gt=0)
+    preprocessing: Preprocessing = Preprocessing()
+    features: Mapping[str, str] = Field(default_factory=dict)
+    stimulus_ids: str | None = None
+
+    @field_validator("weights_hash")
+    @classmethod
+    def _hash(cls, value: str | None) -> str | None:
+        return None if value is None else _check_hash(value)
+
+    @model_validator(mode="after")
+    def _features_where_needed(self) -> ModelCard:
+        if (self.source == "features") != bool(self.features):
+            raise ValueError(
+                'source = "features" and a [features] table (layer = "file.npy") go together'
+            )
+        return self
+
+
+CardType = TypeVar("CardType", bound=Card)
+
+
+def load_card(name: str | Path, kind: Kind) -> DatasetCard | ModelCard:
+    """Read the card called ``name``, or the one at a path that ends in ``.toml``.
+
+    Looks at an explicit path, then in the folders of ``$REPALIGN_CARDS``, then among the cards
+    that come with repalign.
+
+    Raises:
+        ValueError: the name is unknown (near matches are listed), stands in two files, or the
+            card does not validate (file, key, value and expectation are given).
+
+    Example:
+        >>> load_card("resnet18", "model").source
+        'torchvision:resnet18'
+    """
+    text = str(name)
+    if text.endswith(".toml"):
+        path = Path(text).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"no card at {path}; give the path of a TOML file")
+        return _read(path, kind, trusted=True)
+    found = {path.stem: (path, trusted) for path, trusted in _iterate(kind)}
+    if text not in found:
+        near = difflib.get_close_matches(text, found, n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"known: {', '.join(sorted(found))}"
+        raise ValueError(
+            f"no {kind} card is called {text!r}; {hint} (a path ending in .toml also works)"
+        )
+    path, trusted = found[text]
+    return _read(path, kind, trusted=trusted)
+
+
+def load_dataset_card(name: str | Path) -> DatasetCard:
+    """Read one dataset card (see `load_card`)."""
+    card = load_card(name, "dataset")
+    assert isinstance(card, DatasetCard)
+    return card
+
+
+def load_model_card(name: str | Path) -> ModelCard:
+    """Read one model card (see `load_card`)."""
+    card = load_card(name, "model")
+    assert isinstance(card, ModelCard)
+    return card
+
+
+def list_cards(kind: Kind) -> list[str]:
+    """Names of all cards of a kind, sorted.
+
+    Example:
+        >>> "kriegeskorte2008" in list_cards("dataset")
+        True
+    """
+    return sorted(path.stem for path, _ in _iterate(kind))
+
+
+def _iterate(kind: Kind) -> Iterator[tuple[Path, bool]]:
+    """Each card file of a kind once, with whether its folder is the user's own."""
+    seen: dict[str, Path] = {}
+    for folder, trusted in _folders(kind):
+        for path in sorted(folder.glob("*.toml")):
+            if path.stem.startswith("_") or (trusted and _kind_of(path) != kind):
+                continue
+            if path.stem in seen:
+                raise ValueError(
+                    f"two {kind} cards are called {path.stem!r}: {seen[path.stem]} and {path};"
+                    " rename one of them"
+                )
+            seen[path.stem] = path
+            yield path, trusted
+
+
+def _folders(kind: Kind) -> Iterator[tuple[Path, bool]]:
+    for entry in os.environ.get("REPALIGN_CARDS", "").split(os.pathsep):
+        if entry:
+            root = Path(entry).expanduser()
+            if not root.is_dir():
+                raise FileNotFoundError(f"REPALIGN_CARDS names {root}, which is no folder")
+            yield root, True
+            if (root / FOLDERS[kind]).is_dir():
+                yield root / FOLDERS[kind], True
+    here = Path(__file__).parent
+    packaged = here / "_cards" / FOLDERS[kind]
+    yield packaged if packaged.is_dir() else here.parent / FOLDERS[kind], False
+
+
+def _kind_of(path: Path) -> Kind | None:
+    """The kind of a card in a folder that mixes both, by the key that only one of them has."""
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return None  # an explicit load of this card says what is wrong with it
+    return "dataset" if "loader" in data else "model" if "source" in data else None
+
+
+def _read(path: Path, kind: Kind, *, trusted: bool) -> DatasetCard | ModelCard:
+    raw = path.read_bytes()
+    try:
+        data = tomllib.loads(raw.decode("utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"card {path} is not valid TOML: {error}") from error
+    model: type[DatasetCard | ModelCard] = DatasetCard if kind == "dataset" else ModelCard
+    try:
+        card = model.model_validate(data)
+    except ValidationError as error:
+        raise ValueError(_explain(path, error, model)) from error
+    if card.name != path.stem:
+        raise ValueError(
+            f"card {path}: name = {card.name!r}, but the file is called {path.name};"
+            " make the two equal"
+        )
+    card._path = path.resolve()
+    card._trusted = trusted
+    card._sha256 = hashlib.sha256(raw).hexdigest()
+    return card
+
+
+def _explain(path: Path, error: ValidationError, model: type[BaseModel]) -> str:
+    """All complaints in one line: file, key, value, expectation."""
+    complaints = []
+    for item in error.errors(include_url=False):
+        location = [str(part) for part in item["loc"]]
+        key = ".".join(location)
+        if item["type"] == "missing":
+            complaints.append(f"key {key!r} is missing")
+        elif item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(location[-1], model.model_fields, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            complaints.append(f"unknown key {key!r}{hint}")
+        else:
+            value = "" if isinstance(item["input"], dict) else f" = {item['input']!r}"
+            message = item["msg"].removeprefix("Value error, ")
+            complaints.append(f"{key}{value}: {message}" if key else message)
+    return f"card {path}: " + "; ".join(complaints)

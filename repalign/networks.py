@@ -1,0 +1,320 @@
+"""Networks: from a model card to a torch module with its preprocessing.
+
+``NAME`` is the network as its card says, ``NAME@random`` its untrained twin (seed 0), and
+``NAME@random:7`` the twin with seed 7.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import hashlib
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from repalign.cards import FileSource, ModelCard, Preprocessing, load_model_card
+from repalign.fetch import fetch_file
+from repalign.stimuli import BACKDROP, Image
+from repalign.store import default_folder
+
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A module that is ready to be shown images.
+
+    Args:
+        name: how results call it.
+        module: the network, in evaluation mode.
+        preprocessing: from an image to its input.
+        layers: names of the modules that are recorded by default, in order of depth.
+        visual_degrees: width of its input in degrees of visual angle; None: an image fills it.
+    """
+
+    name: str
+    module: nn.Module
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    layers: tuple[str, ...] = ()
+    visual_degrees: float | None = None
+
+    def fingerprint(self) -> str:
+        """sha256 of the weights, the module's structure and the preprocessing."""
+        digest = hashlib.sha256(repr(self.module).encode())
+        digest.update(self.preprocessing.model_dump_json().encode())
+        digest.update(repr(self.visual_degrees).encode())
+        for name, tensor in self.module.state_dict().items():
+            digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return f"sha256:{digest.hexdigest()}"
+
+
+def load_network(
+    model: str | Path | ModelCard,
+    *,
+    visual_degrees: float | None = None,
+    to: str | Path | None = None,
+    mirror: str | Path | None = None,
+    offline: bool | None = None,
+) -> Network:
+    """Build the network of a model card, with its weights, in evaluation mode.
+
+    Args:
+        model: name of a card or path of a card file, each with ``@random`` or ``@random:SEED``
+            for the untrained twin; or a card.
+        visual_degrees: overrides the card's width of the input in degrees of visual angle.
+        to, mirror, offline: where weights are kept and looked for, as in
+            `repalign.fetch.fetch_files`.
+
+    Raises:
+        ValueError: unknown model or layer, or weights that do not fit the module.
+        ImportError: the package that builds it is missing; the message names what to install.
+
+    Example:
+        >>> load_network("resnet18@random").name
+        'resnet18@random:0'
+    """
+    twin_seed: int | None = None
+    if isinstance(model, ModelCard):
+        card = model
+    else:
+        text, seed = split_twin(str(model))
+        card, twin_seed = load_model_card(text), seed
+    if card.source == "features":
+        raise ValueError(f"{card.name} is a table of features, not a network that can be run")
+    name = card.name
+    if twin_seed is None and card.weights == "random":
+        twin_seed = 0
+    if twin_seed is not None:
+        if card.weights == "none":
+            raise ValueError(f"{card.name} has no weights, so it has no untrained twin")
+        name = f"{card.name}@random:{twin_seed}"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(twin_seed or 0)
+        module = _build(card)
+    if twin_seed is None and card.weights != "none":
+        cache = (Path(to) if to is not None else default_folder()) / "downloads" / card.name
+        _load_weights(module, card, cache=cache, mirror=mirror, offline=offline)
+    return Network(
+        name=name,
+        module=module.eval(),
+        preprocessing=card.preprocessing,
+        layers=card.layers,
+        visual_degrees=visual_degrees or card.visual_degrees,
+    )
+
+
+def split_twin(model: str) -> tuple[str, int | None]:
+    """``resnet18@random:7`` → (``resnet18``, 7); ``resnet18`` → (``resnet18``, None)."""
+    name, at, twin = model.partition("@")
+    if not at:
+        return name, None
+    word, colon, seed = twin.partition(":")
+    if word != "random" or (colon and not seed.isdigit()):
+        raise ValueError(f"{model!r}: expected NAME@random or NAME@random:SEED after the name")
+    return name, int(seed) if colon else 0
+
+
+def _torchvision(name: str) -> nn.Module:
+    from repalign.torchvision_import import import_torchvision
+
+    module: nn.Module = import_torchvision().models.get_model(name, weights=None)
+    return module
+
+
+def _timm(name: str) -> nn.Module:
+    from repalign.torchvision_import import import_torchvision
+
+    import_torchvision()
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError("timm networks need: pip install 'repalign[timm]'") from error
+    module: nn.Module = timm.create_model(name, pretrained=False)
+    return module
+
+
+def _builtin(name: str) -> nn.Module:
+    from repalign import baselines, efficientnet_lite
+
+    if name.startswith("efficientnet_lite"):
+        return efficientnet_lite.build(name)
+    return baselines.build(name)
+
+
+SOURCES: dict[str, Callable[[str], nn.Module]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "repalign": _builtin,
+}
+
+
+def _build(card: ModelCard) -> nn.Module:
+    prefix, _, name = card.source.partition(":")
+    if prefix in SOURCES:
+        try:
+            return SOURCES[prefix](name)
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"card {card.path}: source = {card.source!r} failed: {error}"
+            ) from error
+    if not name:
+        raise ValueError(
+            f"card {card.path}: source = {card.source!r}, expected one of"
+            f" {', '.join(f'{s}:NAME' for s in SOURCES)}, or your own 'module:function'"
+        )
+    if not card.trusted:
+        raise ValueError(
+            f"card {card.path}: source = {card.source!r} names code, which is run only for cards"
+            " given by path or kept in $REPALIGN_CARDS"
+        )
+    try:
+        built = getattr(importlib.import_module(prefix), name)()
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"card {card.path}: source = {card.source!r} failed: {error}") from error
+    if not isinstance(built, nn.Module):
+        raise TypeError(
+            f"card {card.path}: {card.source} gave a {type(built).__name__}, no nn.Module"
+        )
+    return built
+
+
+def _load_weights(module: nn.Module, card: ModelCard, *, cache: Path, **where: Any) -> None:
+    """Load a state dict without unpickling anything but tensors."""
+    if card.weights == "package":
+        from repalign import efficientnet_lite
+
+        efficientnet_lite.load_weights(module, card.source.partition(":")[2])
+        return
+    if card.weights.endswith(CHECKPOINTS) and card.weights_url is None:
+        path = card.path.parent / Path(card.weights).expanduser()
+        if not path.is_file():
+            raise FileNotFoundError(f"card {card.path}: weights = {card.weights!r}: no file {path}")
+    elif card.weights_url is not None:
+        expected = card.weights_hash or card.weights_hash_prefix
+        source = FileSource.model_construct(
+            url=card.weights_url, name=card.weights_url.rpartition("/")[2], hash=expected, path=None
+        )
+        path = fetch_file(source, card, cache=cache, **where)
+    else:
+        raise ValueError(
+            f"card {card.path}: weights = {card.weights!r} needs weights_url, or should be a file"
+            f" that ends in {', '.join(CHECKPOINTS)}, 'random' or 'none'"
+        )
+    try:
+        module.load_state_dict(_read_state(path))
+    except (RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{path} does not fit {card.source}: {reason}") from error
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    state: Any
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise ImportError(".safetensors files need: pip install safetensors") from error
+        state = load_file(path)
+    else:
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # a refused pickle and a damaged file raise different types
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{path} holds no plain tensors, or is damaged: {reason}") from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    result: dict[str, Tensor] = state
+    return result
+
+
+def preprocess(
+    image: Image,
+    preprocessing: Preprocessing,
+    *,
+    shown_degrees: float | None = None,
+    field_degrees: float | None = None,
+) -> Float[Tensor, "3 height width"]:
+    """One image as a network's input: whole, undistorted, centred on mid-grey where it is smaller.
+
+    The image is scaled to fit the input. Where both the width of the image as it was shown and
+    that of the network's field are known, it is scaled to the same degrees of visual angle: a
+    smaller image is surrounded by mid-grey, a larger one loses its margin.
+
+    Args:
+        image: RGB, height × width × 3, uint8.
+        preprocessing: size, interpolation, mean and standard deviation.
+        shown_degrees: width of the image in degrees of visual angle.
+        field_degrees: width of the network's input in degrees of visual angle.
+    """
+    from PIL import Image as Pillow
+
+    height, width = preprocessing.size
+    scale = min(height / image.shape[0], width / image.shape[1])
+    if shown_degrees is not None and field_degrees is not None:
+        scale = shown_degrees / field_degrees * width / image.shape[1]
+    target = max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
+    method = getattr(Pillow.Resampling, preprocessing.interpolation.upper())
+    resized = Pillow.fromarray(image).resize(target, method)
+    canvas = Pillow.new("RGB", (width, height), BACKDROP)
+    canvas.paste(resized, ((width - target[0]) // 2, (height - target[1]) // 2))
+    values = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255
+    mean = torch.tensor(preprocessing.mean)[:, None, None]
+    std = torch.tensor(preprocessing.std)[:, None, None]
+    return (values - mean) / std
+
+
+def find_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
+    """Module names that match the patterns, in the order of the module's definition.
+
+    ``"all"`` stands for every module without children; ``*`` and ``?`` match as in a shell.
+
+    Raises:
+        ValueError: a pattern matches nothing; near matches are listed.
+
+    Example:
+        >>> find_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["*"])
+        ['0', '1']
+    """
+    names = [name for name, _ in module.named_modules() if name]
+    wanted: set[str] = set()
+    for pattern in patterns:
+        if pattern == "all":
+            matches = [n for n, m in module.named_modules() if n and not any(m.children())]
+        else:
+            matches = [name for name in names if name == pattern]
+            matches = matches or fnmatch.filter(names, pattern)
+        if not matches:
+            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.3)
+            hint = (
+                f"near matches: {', '.join(near)}" if near else f"there are {', '.join(names[:8])}"
+            )
+            raise ValueError(f"no layer {pattern!r}; {hint}")
+        wanted.update(matches)
+    return [name for name in names if name in wanted]
+
+
+def pick_device(device: str | torch.device = "auto") -> torch.device:
+    """``auto`` is cuda where there is one, else mps, else cpu."""
+    if str(device) != "auto":
+        try:
+            return torch.empty(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            reason = " ".join(str(error).split())[:120]
+            raise ValueError(
+                f"device {device!r} cannot be used: {reason}; try auto or cpu"
+            ) from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")

@@ -1,0 +1,292 @@
+"""The one schema for responses of units to stimuli, in plain xarray Datasets.
+
+Stimulus-locked data: ``response(presentation, neuroid)`` with ``stimulus_id`` and ``repetition``
+on presentation, and ``neuroid_id``, ``species``, ``subject`` and ``region`` on neuroid.
+Published dissimilarities: ``rdm(subject, stimulus_id, stimulus_id_)`` with ``species``,
+``region`` and ``session`` on subject, where ``subject="group"`` is a published group RDM.
+Activations of a network are the same with one repetition: a network is one more subject.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+PRESENTATION = "presentation"
+NEUROID = "neuroid"
+SUBJECT = "subject"
+STIMULUS = "stimulus_id"
+SCHEMA_VERSION = 1
+
+_NEUROID_COORDS = ("neuroid_id", "species", "subject", "region")
+
+
+class Target(NamedTuple):
+    """What one comparison is about: one region of one subject of one species."""
+
+    species: str
+    region: str
+    subject: str
+
+
+def _strings(values: Any, length: int, what: str) -> np.ndarray[Any, Any]:
+    """An object array of ``length`` strings; one string stands for all."""
+    array = np.asarray([values] * length if isinstance(values, str) else values, dtype=object)
+    if array.shape != (length,):
+        raise ValueError(f"{what} has shape {array.shape}, expected ({length},)")
+    return np.array([str(value) for value in array], dtype=object)
+
+
+def make_recording(
+    response: Any,
+    *,
+    stimulus_id: Sequence[str],
+    region: str | Sequence[str],
+    repetition: Sequence[int] | None = None,
+    species: str | Sequence[str] = "unknown",
+    subject: str | Sequence[str] = "subject-1",
+    neuroid_id: Sequence[str] | None = None,
+    presentation: Mapping[str, Any] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Build a recording from a presentation × neuroid array.
+
+    Args:
+        response: array of shape (presentation, neuroid), numpy or dask.
+        stimulus_id: the stimulus shown in each presentation.
+        region: brain region of every neuroid, or one a neuroid; likewise species and subject.
+        repetition: 0-based repetition of each presentation; counted from the ids by default.
+        neuroid_id: names of the neuroids; numbered by default.
+        presentation: more coordinates along presentation, such as category labels.
+        attrs: units, citation, licence and the like.
+
+    Raises:
+        ValueError: a length does not fit the array.
+
+    Example:
+        >>> ds = make_recording(np.zeros((2, 3)), stimulus_id=["a", "b"], region="IT")
+        >>> dict(ds.sizes)
+        {'presentation': 2, 'neuroid': 3}
+    """
+    if response.ndim != 2:
+        raise ValueError(f"response has shape {response.shape}, expected presentation × neuroid")
+    n_presentations, n_neuroids = response.shape
+    ids = _strings(stimulus_id, n_presentations, "stimulus_id")
+    if repetition is None:
+        counts: dict[str, int] = {}
+        repetition = [counts.update({i: counts.get(i, -1) + 1}) or counts[i] for i in ids]
+    if neuroid_id is None:
+        neuroid_id = [f"neuroid-{i:04d}" for i in range(n_neuroids)]
+    coords: dict[str, Any] = {
+        STIMULUS: (PRESENTATION, ids),
+        "repetition": (PRESENTATION, np.asarray(repetition, dtype=np.int64)),
+        "neuroid_id": (NEUROID, _strings(neuroid_id, n_neuroids, "neuroid_id")),
+        "species": (NEUROID, _strings(species, n_neuroids, "species")),
+        "subject": (NEUROID, _strings(subject, n_neuroids, "subject")),
+        "region": (NEUROID, _strings(region, n_neuroids, "region")),
+    }
+    coords |= {name: (PRESENTATION, values) for name, values in (presentation or {}).items()}
+    return xr.Dataset(
+        {"response": ((PRESENTATION, NEUROID), response)},
+        coords=coords,
+        attrs={"schema_version": SCHEMA_VERSION, **(attrs or {})},
+    )
+
+
+def make_rdm_recording(
+    rdm: Any,
+    *,
+    stimulus_id: Sequence[str],
+    subject: Sequence[str],
+    species: str | Sequence[str],
+    region: str | Sequence[str],
+    session: str | Sequence[str] = "1",
+    attrs: Mapping[str, Any] | None = None,
+) -> xr.Dataset:
+    """Build a recording of published RDMs, an array of shape (subject, stimulus, stimulus).
+
+    A subject measured in several sessions stands there once a session.
+
+    Example:
+        >>> ds = make_rdm_recording(np.zeros((1, 2, 2)), stimulus_id=["a", "b"],
+        ...                         subject=["group"], species="human", region="IT")
+        >>> ds["rdm"].dims
+        ('subject', 'stimulus_id', 'stimulus_id_')
+    """
+    n_entries, n_stimuli, _ = rdm.shape
+    ids = _strings(stimulus_id, n_stimuli, "stimulus_id")
+    return xr.Dataset(
+        {"rdm": ((SUBJECT, STIMULUS, f"{STIMULUS}_"), rdm)},
+        coords={
+            SUBJECT: _strings(subject, n_entries, "subject"),
+            STIMULUS: ids,
+            f"{STIMULUS}_": ids,
+            "species": (SUBJECT, _strings(species, n_entries, "species")),
+            "region": (SUBJECT, _strings(region, n_entries, "region")),
+            "session": (SUBJECT, _strings(session, n_entries, "session")),
+        },
+        attrs={"schema_version": SCHEMA_VERSION, **(attrs or {})},
+    )
+
+
+def is_rdm_only(ds: xr.Dataset) -> bool:
+    """Whether the recording holds published RDMs instead of responses."""
+    return "rdm" in ds
+
+
+def check_recording(ds: xr.Dataset) -> None:
+    """Raise a ValueError that says all that is wrong with a recording and how to mend it."""
+    if "response" not in ds and "rdm" not in ds:
+        raise ValueError(
+            "not a recording: it has neither 'response' nor 'rdm'; build it with make_recording"
+        )
+    problems = _rdm_problems(ds) if is_rdm_only(ds) else _response_problems(ds)
+    if problems:
+        raise ValueError("bad recording: " + "; ".join(problems))
+
+
+def _missing_strings(ds: xr.Dataset, names: Sequence[str]) -> list[str]:
+    problems = []
+    for name in names:
+        if name not in ds.coords:
+            problems.append(f"coordinate {name!r} is missing")
+            continue
+        values = ds[name].values
+        bad = [v for v in values.tolist() if not isinstance(v, str) or not v]
+        if bad:
+            problems.append(f"{name!r} has {len(bad)} values that are no text (first: {bad[0]!r})")
+    return problems
+
+
+def _response_problems(ds: xr.Dataset) -> list[str]:
+    response = ds["response"]
+    if response.dims[:2] != (PRESENTATION, NEUROID):
+        return [f"response has dimensions {response.dims}, expected (presentation, neuroid)"]
+    if 0 in response.shape:
+        return [f"response is empty: {dict(response.sizes)}"]
+    problems = _missing_strings(ds, (STIMULUS, *_NEUROID_COORDS))
+    if "repetition" not in ds.coords:
+        problems.append("coordinate 'repetition' is missing")
+    if problems:
+        return problems
+    if not np.issubdtype(response.dtype, np.number):
+        return [f"response has type {response.dtype}, expected numbers"]
+    finite = xr.ufuncs.isfinite(response)
+    by_neuroid = finite.all([d for d in response.dims if d != NEUROID]).values
+    if not by_neuroid.all():
+        names = ds["neuroid_id"].values[~by_neuroid]
+        by_row = finite.all([d for d in response.dims if d != PRESENTATION]).values
+        ids = ds[STIMULUS].values[~by_row]
+        problems.append(
+            f"response has NaN or infinite values in {len(names)} neuroids (first {names[0]!r})"
+            f" and {len(ids)} presentations (first {ids[0]!r}); remove them, or set"
+            ' missing = "drop_neuroids" or "drop_stimuli" under [options] of the card'
+        )
+    pairs = list(zip(ds[STIMULUS].values, ds["repetition"].values.tolist(), strict=True))
+    if len(set(pairs)) != len(pairs):
+        twice = next(pair for pair in pairs if pairs.count(pair) > 1)
+        problems.append(f"stimulus {twice[0]!r} has repetition {twice[1]} twice; number them")
+    neuroids = list(zip(*(ds[name].values for name in _NEUROID_COORDS), strict=True))
+    if len(set(neuroids)) != len(neuroids):
+        problems.append("two neuroids of one region and subject have the same neuroid_id")
+    return problems
+
+
+def _rdm_problems(ds: xr.Dataset) -> list[str]:
+    rdm = ds["rdm"]
+    if rdm.dims != (SUBJECT, STIMULUS, f"{STIMULUS}_"):
+        return [f"rdm has dimensions {rdm.dims}, expected (subject, stimulus_id, stimulus_id_)"]
+    problems = _missing_strings(ds, (SUBJECT, STIMULUS, "species", "region"))
+    ids = ds[STIMULUS].values.tolist()
+    if len(set(ids)) != len(ids) or ids != ds[f"{STIMULUS}_"].values.tolist():
+        problems.append("stimulus_id must be unique and equal on both sides of the rdm")
+    values = rdm.values
+    if not np.isfinite(values).all():
+        problems.append("rdm has NaN or infinite values")
+    elif not np.allclose(values, values.swapaxes(1, 2), rtol=1e-4, atol=1e-6):
+        problems.append("rdm is not symmetric")
+    elif np.abs(np.diagonal(values, axis1=1, axis2=2)).max() > 1e-6:
+        problems.append("rdm has a diagonal that is not 0")
+    return problems
+
+
+def select(ds: xr.Dataset, **coordinates: Any) -> xr.Dataset:
+    """Keep what has the given value, or one of the given values, of each named coordinate.
+
+    Raises:
+        ValueError: an unknown coordinate, or nothing left; the values that exist are listed.
+
+    Example:
+        >>> ds = make_recording(np.zeros((1, 2)), stimulus_id=["a"], region=["V4", "IT"])
+        >>> select(ds, region="IT").sizes["neuroid"]
+        1
+    """
+    for name, wanted in coordinates.items():
+        if name not in ds.coords:
+            raise ValueError(f"no coordinate {name!r}; there are {', '.join(map(str, ds.coords))}")
+        values = ds[name].values
+        wanted = list(wanted) if isinstance(wanted, list | tuple | set | np.ndarray) else [wanted]
+        keep = np.isin(values.astype(object), np.array(wanted, dtype=object))
+        if not keep.any():
+            known = ", ".join(map(str, dict.fromkeys(values.tolist())))
+            raise ValueError(f"nothing has {name} = {wanted!r}; there is {known[:300]}")
+        dimension = ds[name].dims[0]
+        indexers: dict[Any, Any] = {dimension: keep}
+        if dimension == STIMULUS:
+            indexers[f"{STIMULUS}_"] = keep
+        ds = ds.isel(indexers)
+    return ds
+
+
+def stimulus_ids(ds: xr.Dataset) -> list[str]:
+    """The distinct stimuli of a recording, in the order of their first presentation."""
+    return list(dict.fromkeys(str(value) for value in ds[STIMULUS].values))
+
+
+def targets(ds: xr.Dataset) -> Iterator[tuple[Target, xr.Dataset]]:
+    """Split a recording into its (species, region, subject) groups, in order of appearance."""
+    columns = [ds[name].values.tolist() for name in ("species", "region", "subject")]
+    rows = list(zip(*columns, strict=True))
+    dimension = SUBJECT if is_rdm_only(ds) else NEUROID
+    for key in dict.fromkeys(rows):
+        keep = [row == key for row in rows]
+        yield Target(*key), ds.isel({dimension: np.array(keep)})
+
+
+def response_array(ds: xr.Dataset, ids: Sequence[str]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Responses as a ``repeat × stimulus × neuroid`` array, NaN where a repetition is missing.
+
+    Args:
+        ds: a recording with responses.
+        ids: the stimuli wanted, in the order wanted.
+    """
+    values = ds["response"].values
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(ds[STIMULUS].values):
+        rows.setdefault(str(name), []).append(row)
+    repeats = max(len(rows[name]) for name in ids)
+    dtype = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+    out = np.full((repeats, len(ids), *values.shape[1:]), np.nan, dtype=dtype)
+    for column, name in enumerate(ids):
+        out[: len(rows[name]), column] = values[rows[name]]
+    return out
+
+
+def average_repeats(ds: xr.Dataset) -> xr.Dataset:
+    """Average the repetitions of each stimulus.
+
+    Example:
+        >>> ds = make_recording(np.array([[1.0], [3.0]]), stimulus_id=["a", "a"], region="IT")
+        >>> float(average_repeats(ds)["response"][0, 0])
+        2.0
+    """
+    ids = stimulus_ids(ds)
+    mean = np.nanmean(response_array(ds, ids), axis=0)
+    first = {str(name): row for row, name in reversed(list(enumerate(ds[STIMULUS].values)))}
+    template = ds.isel({PRESENTATION: [first[name] for name in ids]})
+    averaged = template.assign(response=(ds["response"].dims, mean))
+    zeros = np.zeros(len(ids), dtype=np.int64)
+    return averaged.assign_coords(repetition=(PRESENTATION, zeros))

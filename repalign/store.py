@@ -1,0 +1,292 @@
+"""Zarr stores that are either whole or absent.
+
+A store is written under a temporary name, read back, and renamed into place, so a reader sees
+the old store, the new one, or none. `manifest.json` inside it lists every file with its size,
+the content fingerprint and the provenance; chunks carry a checksum of their own. Large stores
+that grow shard by shard (activations) start as a full-size template with one `done` flag a
+shard, and get their manifest when the last flag is set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+MANIFEST = "manifest.json"
+FORMAT = "repalign-store-1"
+CHUNK_BYTES = 4 << 20
+VECTOR_CHUNK_BYTES = 256 << 10  # image files are read one by one
+SHARD_BYTES = 64 << 20
+STALE_SECONDS = 24 * 3600
+
+
+def default_folder() -> Path:
+    """Where stores and downloads go: ``$REPALIGN_CACHE``, else the user's cache folder."""
+    from platformdirs import user_cache_path
+
+    folder = os.environ.get("REPALIGN_CACHE")
+    return Path(folder).expanduser() if folder else user_cache_path("repalign", appauthor=False)
+
+
+def write_file(path: Path, content: bytes | str) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def encoding_for(shape: tuple[int, ...], itemsize: int, rows_a_shard: int = 0) -> dict[str, Any]:
+    """Chunks of about 4 MB inside shards of whole rows (about 64 MB, or ``rows_a_shard``).
+
+    Each chunk is compressed by lz4 with bit shuffling and carries a CRC-32C.
+    """
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    row_bytes = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
+    rows = rows_a_shard or max(1, min(shape[0], SHARD_BYTES // row_bytes))
+    if len(shape) == 1:
+        inner = min(rows, max(1, VECTOR_CHUNK_BYTES // itemsize))
+        chunk, shard = [inner], [-(-rows // inner) * inner]
+    else:
+        other = int(np.prod(shape[2:], dtype=np.int64)) * itemsize
+        columns = min(shape[1], max(1, CHUNK_BYTES // max(1, rows * other)))
+        chunk = [rows, columns, *shape[2:]]
+        shard = [rows, -(-shape[1] // columns) * columns, *shape[2:]]
+    codec = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
+    return {
+        "chunks": tuple(chunk),
+        "shards": tuple(shard),
+        "compressors": (codec, Crc32cCodec()),
+    }
+
+
+def write_group(ds: xr.Dataset, folder: Path, group: str = "") -> None:
+    """Write one dataset into a store that is being built, a whole shard at a time."""
+    encoding: dict[Any, dict[str, Any]] = {}
+    for name, variable in ds.variables.items():
+        variable.encoding.clear()
+        if variable.dtype.kind in "OUT":
+            ds[name] = ds[name].astype(object)  # variable-length strings; fixed ones cannot grow
+        elif variable.ndim and variable.size:
+            encoding[name] = encoding_for(variable.shape, variable.dtype.itemsize)
+            if variable.chunks is not None:
+                sizes = zip(variable.dims, encoding[name]["shards"], strict=True)
+                ds[name] = ds[name].chunk({d: min(s, ds.sizes[d]) for d, s in sizes})
+    ds.to_zarr(
+        folder, group=group or None, mode="a", consolidated=False, zarr_format=3, encoding=encoding
+    )
+
+
+def write_store(
+    path: Path,
+    groups: Mapping[str, xr.Dataset],
+    *,
+    provenance: Mapping[str, Any],
+    validate: Callable[[xr.Dataset], None] | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Write datasets as the groups of one store and publish it atomically.
+
+    Args:
+        path: the store's folder, such as ``cache/name.zarr``.
+        groups: dataset by group name; ``""`` is the root.
+        provenance: where the content comes from; any JSON.
+        validate: called with the root dataset as read back, before it is published.
+        overwrite: replace a store that stands there; the old one stays until the new is whole.
+
+    Raises:
+        FileExistsError: a store stands there and ``overwrite`` is false.
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
+    with building(path) as folder:
+        for group, ds in groups.items():
+            write_group(ds.copy(), folder, group)
+        written = {group: open_group(folder, group) for group in groups}
+        if validate is not None:
+            validate(written[""])
+        seal(folder, written, provenance)
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that takes its place when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _recover(path)
+    folder = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        folder.mkdir()
+        yield folder
+        old = path.with_name(f"{path.name}.old-{uuid.uuid4().hex}")
+        if path.exists():
+            path.rename(old)
+        try:
+            folder.rename(path)
+        except OSError:
+            if old.exists():
+                old.rename(path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        raise OSError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _recover(path: Path) -> None:
+    """Finish what a killed process began: bring an old store back, drop stale temporaries."""
+    if not path.exists():
+        for old in path.parent.glob(f"{path.name}.old-*"):
+            with contextlib.suppress(OSError):
+                old.rename(path)
+    for leftover in (
+        *path.parent.glob(f"{path.name}.tmp-*"),
+        *path.parent.glob(f"{path.name}.old-*"),
+    ):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def seal(folder: Path, groups: Mapping[str, xr.Dataset], provenance: Mapping[str, Any]) -> None:
+    """Write the manifest that makes a folder of finished groups a store."""
+    prints = {group: fingerprint(ds) for group, ds in groups.items()}
+    files = {
+        str(file.relative_to(folder)): file.stat().st_size
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != MANIFEST
+    }
+    manifest = {
+        "format": FORMAT,
+        "fingerprints": prints,
+        "provenance": dict(provenance),
+        "files": files,
+    }
+    write_file(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def read_manifest(path: Path) -> dict[str, Any] | None:
+    """The manifest of a store, or None where there is no finished store."""
+    _recover(path)
+    try:
+        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"store {path} is damaged: its manifest cannot be read ({error})"
+        ) from error
+    if manifest.get("format") != FORMAT:
+        raise ValueError(
+            f"store {path} has format {manifest.get('format')!r}, this version reads {FORMAT!r};"
+            " write it again with --overwrite"
+        )
+    return manifest
+
+
+def open_store(path: str | Path, group: str = "", *, dask: bool = True) -> xr.Dataset:
+    """Open one group of a store lazily, after checking that its files are all there.
+
+    With ``dask`` an array has one dask chunk a shard; without, an indexed part is read from
+    the few chunks that hold it.
+
+    The dataset carries where it was opened (``attrs["store"]``) and its content fingerprint.
+
+    Raises:
+        FileNotFoundError: there is no store.
+        ValueError: a file is missing or has another size than when it was written.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
+    for name, size in manifest["files"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            raise ValueError(
+                f"store {path} is damaged: {name} {state}, expected {size} bytes;"
+                " write it again with --overwrite"
+            )
+    if group not in manifest["fingerprints"]:
+        raise ValueError(f"store {path} has no group {group!r}")
+    ds = open_group(path, group, dask=dask)
+    ds.attrs |= {"store": str(path), "fingerprint": manifest["fingerprints"][group]}
+    return ds
+
+
+def has_group(path: Path, group: str) -> bool:
+    """Whether a finished store has a group of that name."""
+    manifest = read_manifest(path)
+    return manifest is not None and group in manifest["fingerprints"]
+
+
+def open_group(path: Path, group: str, *, dask: bool = True) -> xr.Dataset:
+    """Open one group of a folder that need not be a finished store."""
+    try:
+        ds: xr.Dataset
+        with warnings.catch_warnings():  # zarr does not know our manifest beside its own files
+            warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr")
+            ds = xr.open_zarr(path, group=group or None, consolidated=False, chunks=None)
+        for name, variable in ds.variables.items():
+            if variable.dtype.kind in "OUT" or name in ds.coords:
+                ds[name] = ds[name].load()
+                if variable.dtype.kind in "OUT":
+                    ds[name] = ds[name].astype(object)
+            elif dask:
+                shards = variable.encoding.get("shards") or variable.encoding.get("chunks")
+                if shards is not None:
+                    sizes = zip(variable.dims, shards, strict=True)
+                    ds[name] = ds[name].chunk({d: min(s, ds.sizes[d]) for d, s in sizes})
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"store {path} is damaged: {error}; write it again") from error
+    return ds
+
+
+def fingerprint(ds: xr.Dataset) -> str:
+    """sha256 of a dataset's content: names, dimensions, types and values, not its chunking."""
+    digest = hashlib.sha256()
+    for name in sorted(ds.variables, key=str):
+        variable = ds[name]
+        digest.update(repr((name, variable.dims, variable.shape)).encode())
+        if variable.dtype.kind in "OUT":
+            digest.update(json.dumps([str(v) for v in variable.values.ravel()]).encode())
+            continue
+        digest.update(variable.dtype.newbyteorder("<").str.encode())
+        for block in row_blocks(variable):
+            little = block.astype(block.dtype.newbyteorder("<"), copy=False)
+            digest.update(np.ascontiguousarray(little).tobytes())
+    return f"sha256:{digest.hexdigest()}"
+
+
+def row_blocks(variable: xr.DataArray) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+    """The values of an array, one shard's rows at a time."""
+    if variable.ndim == 0 or variable.chunks is None:
+        yield variable.values
+        return
+    stops = np.cumsum(variable.chunks[0])
+    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
+        yield variable[int(start) : int(stop)].values
