@@ -96,6 +96,8 @@ def load_network(
     if twin_seed is not None:
         if card.weights == "none":
             raise ValueError(f"{card.name} has no weights, so it has no untrained twin")
+        if card.weights == "package" and not card.source.startswith("repalign:"):
+            raise ValueError(f"{card.name} brings its own weights; it has no untrained twin")
         name = f"{card.name}@random:{twin_seed}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(twin_seed or 0)
@@ -190,6 +192,8 @@ def _build(card: ModelCard) -> nn.Module:
 def _load_weights(module: nn.Module, card: ModelCard, *, cache: Path, **where: Any) -> None:
     """Load a state dict without unpickling anything but tensors."""
     if card.weights == "package":
+        if not card.source.startswith("repalign:"):
+            return  # the user's function gave the module with its weights
         from repalign import efficientnet_lite
 
         efficientnet_lite.load_weights(module, card.source.partition(":")[2])

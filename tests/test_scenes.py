@@ -7,23 +7,23 @@ import dataclasses
 import numpy as np
 import pytest
 
-from repalign.scenes import BACKGROUNDS, SHAPES, TEXTURES, Scenes, _plan, _render, scenes
+from repalign.scenes import BACKGROUNDS, SHAPES, TEXTURES, Scenes, _plan, _render, make_scenes
 
 
 @pytest.fixture(scope="module")
 def drawn() -> Scenes:
-    return scenes(360, seed=5, size=32)
+    return make_scenes(360, seed=5, size=32)
 
 
 def test_scenes_repeats_bit_for_bit():
-    first, second = scenes(6, seed=3, size=48), scenes(6, seed=3, size=48)
+    first, second = make_scenes(6, seed=3, size=48), make_scenes(6, seed=3, size=48)
     np.testing.assert_array_equal(first.images, second.images)
     for name, column in first.table.items():
         np.testing.assert_array_equal(column, second.table[name])
 
 
 def test_a_picture_does_not_depend_on_how_many_are_drawn(drawn):
-    few = scenes(30, seed=5, size=32)
+    few = make_scenes(30, seed=5, size=32)
     np.testing.assert_array_equal(few.images, drawn.images[:30])
     assert few.stimulus_id == drawn.stimulus_id[:30]
     for name, column in few.table.items():
@@ -31,27 +31,27 @@ def test_a_picture_does_not_depend_on_how_many_are_drawn(drawn):
 
 
 def test_table_does_not_depend_on_size(drawn):
-    large = scenes(8, seed=5, size=96)
+    large = make_scenes(8, seed=5, size=96)
     for name, column in large.table.items():
         np.testing.assert_array_equal(column, drawn.table[name][:8])
 
 
 def test_a_scene_keeps_its_look_at_another_size():
-    small, large = scenes(24, size=64).images, scenes(24, size=128).images
+    small, large = make_scenes(24, size=64).images, make_scenes(24, size=128).images
     halved = large.reshape(24, 64, 2, 64, 2, 3).mean((2, 4))
-    smooth = scenes(24, size=64).table["background"] != "cloud"  # noise is drawn per pixel
-    smooth &= scenes(24, size=64).table["texture"] != "grain"
+    smooth = make_scenes(24, size=64).table["background"] != "cloud"  # noise is drawn per pixel
+    smooth &= make_scenes(24, size=64).table["texture"] != "grain"
     assert smooth.sum() > 5
     assert np.abs(halved - small)[smooth].mean() < 4
 
 
 def test_seeds_and_indices_give_different_pictures():
-    images = np.concatenate([scenes(12, seed=seed, size=32).images for seed in range(3)])
+    images = np.concatenate([make_scenes(12, seed=seed, size=32).images for seed in range(3)])
     assert len({image.tobytes() for image in images}) == 36
 
 
 def test_scenes_have_the_stated_form():
-    drawn = scenes(5, size=40)
+    drawn = make_scenes(5, size=40)
     assert drawn.images.shape == (5, 40, 40, 3)
     assert drawn.images.dtype == np.uint8
     assert drawn.stimulus_id[::4] == ("scene-0000", "scene-0004")
@@ -161,11 +161,11 @@ def test_category_is_decodable_from_the_silhouette_and_hardly_from_raw_pixels():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": 0}, r"n is 0; scenes draws 1 or more pictures\. Pass n=1 or more"),
+        ({"n": 0}, r"n is 0; make_scenes draws 1 or more pictures\. Pass n=1 or more"),
         ({"n": 2, "size": 31}, r"size is 31; .* 32 or more .* Draw at size=32 or more"),
         ({"n": 2, "seed": -1}, r"seed is -1; it must be 0 or more\. Pass a non-negative"),
     ],
 )
 def test_impossible_requests_say_what_to_do(arguments, message):
     with pytest.raises(ValueError, match=message):
-        scenes(**arguments)
+        make_scenes(**arguments)

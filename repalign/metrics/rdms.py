@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from repalign.metrics.comparators import COMPARATORS, check_choice, comparator_named
+from repalign.metrics.comparators import check_choice, comparator_named
 from repalign.metrics.gram import (
     BLOCK_ELEMENTS,
     centred_gram,

@@ -41,8 +41,9 @@ RIVALS = 4  # models named in a sentence of the summary beside the best one
 BEST_COLUMNS = {
     "target": "Target", "subjects": "Subjects", "metric": "Metric", "model": "Model",
     "layer": "Best layer", "value": "Value", "interval": "95 % interval",
-    "range": "Range over subjects", "ceiling": "Noise ceiling",
+    "range": "Subject range", "ceiling": "Noise ceiling",
 }  # fmt: skip
+SHAREABLE = ("dataset", "species", "region", "n_stimuli", "n_neuroids", "seed", "version")
 ALL_COLUMNS = {
     "dataset": "Dataset", "species": "Species", "region": "Region", "subject": "Subject",
     "model": "Model", "layer": "Layer", "metric": "Metric", "value": "Value",
@@ -212,12 +213,7 @@ def _sections(
         ),
         Section(
             "All comparisons",
-            table_html(
-                rows,
-                _filled(rows, ALL_COLUMNS),
-                f"All {len(rows)} rows, in the order computed. Columns without any entry are left "
-                f"out here; {RESULTS} and results.csv hold them.",
-            ),
+            table_html(rows, *_all_columns(rows)),
         ),
     ]
     provenance = dict(provenance or {})
@@ -238,14 +234,38 @@ def _reproduce(rows: Sequence[Row], command: Any) -> str:
 
     versions = ", ".join(dict.fromkeys(str(row["version"]) for row in rows))
     seeds = ", ".join(dict.fromkeys(str(row["seed"]) for row in rows))
-    known = (
+    known = text_html(
         f"Computed by repalign {versions} with seed {seeds}. Each row of {RESULTS} carries its "
         "metric parameters, seed and version."
     )
+    settings = dict.fromkeys((row["metric"], json.dumps(row["metric_parameters"])) for row in rows)
+    table = table_html(
+        [{"metric": metric, "parameters": text} for metric, text in settings],
+        {"metric": "Metric", "parameters": "Parameters"},
+        "Parameters of the metrics",
+    )
     if not command:
-        return text_html(known)
+        return known + table
     words = shlex.join(map(str, command)) if isinstance(command, list | tuple) else str(command)
-    return code_html(words) + text_html(known)
+    return code_html(words) + known + table
+
+
+def _all_columns(rows: Sequence[Row]) -> tuple[dict[str, str], str]:
+    """Columns of the full table, and its caption, which says once what all rows share."""
+    columns = _filled(rows, ALL_COLUMNS)
+    parameters = {(row["metric"], json.dumps(row["metric_parameters"])) for row in rows}
+    if len(parameters) == len({row["metric"] for row in rows}):
+        columns.pop("metric_parameters", None)  # stated below the table, once a metric
+    shared = {
+        name: columns.pop(name)
+        for name in SHAREABLE
+        if name in columns and len({row[name] for row in rows}) == 1 < len(rows)
+    }
+    caption = f"All {len(rows)} rows, in the order computed."
+    if shared:
+        words = (f"{text.lower()} {rows[0][name]}" for name, text in shared.items())
+        caption += f" The same in all: {', '.join(words)}."
+    return columns, caption + f" {RESULTS} and results.csv hold every field."
 
 
 def _filled(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, str]:
@@ -353,7 +373,9 @@ def _brief(profile: Profile) -> str:
     if layer is None:
         return f"{profile.model}, no defined value"
     at = "" if len(profile.layers) == 1 else f" {layer}"
-    return f"{profile.model}{at} ({_facts(profile, layer)})"
+    extent = _spread(profile, layer) or profile.interval(layer)
+    value = number_text(profile.mean[profile.layers.index(layer)])
+    return f"{profile.model}{at} ({value}{f', {_range(*extent)}' if extent else ''})"
 
 
 def _facts(profile: Profile, layer: str) -> str:

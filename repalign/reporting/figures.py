@@ -37,7 +37,7 @@ BASELINE_DASHES = ((0, (6, 2)), (0, (2, 1.5)), (0, (7, 2, 1, 2)), (0, (1, 1)))
 BASELINE_GREYS = ("#1a1a1a", "#5c5c5c", "#858585")
 CEILING_HATCHES = (None, "////", "....", "xxxx")
 SMALL, LARGE = 8.0, 10.0  # points at print size
-LETTER = 0.066  # inches: mean width of a letter of 8 points
+LETTER = 0.058  # inches: mean width of a letter of 8 points
 PAGE_WIDTH = 7.2  # inches: two columns of a journal, 183 mm
 HEIGHT = 1.75  # inches a row of panels
 
@@ -619,7 +619,7 @@ def _add_legend(
         handle_of: Artist = Patch(**_band(kind, kinds))
         entries.append((handle_of, f"noise ceiling ({kind})"))
     longest = max(len(label) for _, label in entries)
-    columns = max(1, int(fig.get_figwidth() / (LETTER * longest + 0.6)))
+    columns = max(1, int(fig.get_figwidth() / (1.1 * LETTER * longest + 0.6)))
     fig.legend(
         [handle for handle, _ in entries], [_text(label) for _, label in entries],
         loc="outside lower center", ncols=min(columns, len(entries)), fontsize=SMALL,

@@ -35,7 +35,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 body {
-  margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 68rem;
+  margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 74rem;
   background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
 }
@@ -48,7 +48,9 @@ a { color: var(--accent); }
 .subtitle, footer { color: var(--soft); }
 footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
 footer, figcaption, caption { font-size: .875rem; }
-nav ul { list-style: none; padding: 0; max-width: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }
+nav ul {
+  list-style: none; padding: 0; max-width: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem;
+}
 nav { border-bottom: 1px solid var(--line); margin-top: 1rem; }
 .skip { position: absolute; left: -100rem; }
 .skip:focus { left: 1rem; top: .5rem; background: var(--paper); padding: .4rem .8rem; }
@@ -64,9 +66,9 @@ figcaption { margin-top: .6rem; max-width: 52rem; color: var(--soft); }
   overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: .4rem;
   margin: 0 0 1.2rem;
 }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; line-height: 1.4; }
-caption { text-align: left; padding: .6rem .7rem; color: var(--soft); }
-th, td { text-align: left; padding: .32rem .6rem; vertical-align: baseline; }
+table { border-collapse: collapse; width: 100%; font-size: .8125rem; line-height: 1.4; }
+caption { text-align: left; padding: .6rem .5rem; color: var(--soft); }
+th, td { text-align: left; padding: .32rem .5rem; vertical-align: baseline; }
 .sortable td { white-space: nowrap; }
 td, tbody th { border-top: 1px solid var(--line); }
 thead th {
@@ -97,14 +99,16 @@ pre {
     --ink: #000000; --soft: #444444; --paper: #ffffff; --shade: #ffffff; --line: #bbbbbb;
     --accent: #000000;
   }
-  body { max-width: none; padding: 0; font-size: 9.5pt; }
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; }
   nav, .skip { display: none; }
   .scroll { max-height: none; overflow: visible; border: 0; }
   .card { border: 0; padding: 0; overflow: visible; }
   .card img { max-width: 100%; width: auto; max-height: 220mm; }
-  table { font-size: 7pt; }
-  th, td { padding: .1rem .25rem; overflow-wrap: anywhere; }
-  thead th, tbody th, .number, .sortable td, th button { white-space: normal; }
+  table { font-size: 6.5pt; }
+  th, td { padding: .1rem .25rem; }
+  thead th, tbody th, .sortable td, th button { white-space: normal; overflow-wrap: break-word; }
+  .sortable td.number { white-space: nowrap; }
   thead { display: table-header-group; }
   thead th { position: static; }
   tr, figure { break-inside: avoid; }
