@@ -41,7 +41,7 @@ from repalign.recording import (
     STIMULUS,
     stimulus_ids,
 )
-from repalign.stimuli import Stimuli, open_stimuli
+from repalign.stimuli import Stimuli, natural_key, open_stimuli
 from repalign.store import (
     default_folder,
     encoding_for,
@@ -176,6 +176,33 @@ def record(
 def open_activations(path: Path) -> xr.Dataset:
     """Open one recorded layer."""
     return open_store(path).drop_vars("done")
+
+
+def open_layers(path: Path) -> dict[str, xr.Dataset]:
+    """All finished layers of an activations store; a recording's store counts as one layer."""
+    if read_manifest(path) is not None:
+        return {"": open_store(path)}
+    folders = sorted((p for p in path.glob("*") if p.is_dir()), key=lambda p: natural_key(p.name))
+    found = {p.name: open_activations(p) for p in folders if read_manifest(p) is not None}
+    if not found:
+        raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
+    return found
+
+
+def features_from_file(path: Path) -> dict[str, xr.Dataset]:
+    """The arrays of a .npy, .npz or .csv file as the layers of a model called like the file."""
+    if path.suffix.lower() != ".npz":
+        array, ids = read_array(path, None)
+        flat = array.reshape(len(array), -1)
+        return {path.stem: _dataset(flat, ids, path.name, path.stem, array.shape[1:])}
+    with np.load(path, allow_pickle=False) as archive:
+        names = archive.files
+    found = {}
+    for name in names:
+        array, _ = read_array(path, name)
+        flat = array.reshape(len(array), -1)
+        found[name] = _dataset(flat, None, path.name, name, array.shape[1:])
+    return found
 
 
 def read_features(

@@ -41,8 +41,8 @@ def nili_ceiling(
     """Return the lower and the upper noise ceiling of each subject's RDM.
 
     ``lowerᵢ = compare(rdmᵢ, mean of the other subjects)``, ``upperᵢ = compare(rdmᵢ, mean of all)``,
-    with RDMs first brought to the comparator's own scale (centred ranks for Spearman, centred values
-    for Pearson) and to unit length. On that scale no RDM is on average more similar to the
+    with RDMs first brought to the comparator's own scale (centred ranks for Spearman, centred
+    values for Pearson) and to unit length. On that scale no RDM is on average more similar to the
     subjects' than their mean is, so that the mean of ``upper`` bounds every model (for Spearman the
     ranks of the mean ranks do). The mean of *raw* RDMs is no bound under Spearman.
 

@@ -12,5 +12,5 @@ step() {
 
 step ruff check .
 step ruff format --check .
-step mypy
+step mypy # a minute the first time, then seconds
 step pytest "$@"

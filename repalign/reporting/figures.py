@@ -39,6 +39,7 @@ CEILING_HATCHES = (None, "////", "....", "xxxx")
 SMALL, LARGE = 8.0, 10.0  # points at print size
 LETTER = 0.058  # inches: mean width of a letter of 8 points
 PAGE_WIDTH = 7.2  # inches: two columns of a journal, 183 mm
+LINE = 0.17  # inches: a line of text
 HEIGHT = 1.75  # inches a row of panels
 
 
@@ -127,12 +128,11 @@ class Profile:
         return [fmean(at) if all(map(math.isfinite, at)) else math.nan for at in layers]
 
     def interval(self, layer: str) -> tuple[float, float] | None:
-        """Confidence interval at a layer; None with several subjects, or where it is undefined."""
+        """Confidence interval at a layer; None with several subjects, or without value or ends."""
         row = self.cells.get((self.subjects[0], layer), {})
         low, high = number(row.get("ci_low")), number(row.get("ci_high"))
-        if len(self.subjects) > 1 or not (math.isfinite(low) and math.isfinite(high)):
-            return None
-        return low, high
+        defined = all(map(math.isfinite, (number(row.get("value")), low, high)))
+        return (low, high) if defined and len(self.subjects) == 1 else None
 
     @property
     def best(self) -> str | None:
@@ -184,7 +184,7 @@ def ceiling_of(rows: Iterable[Row]) -> Ceiling | None:
         if finite:
             lows[row["subject"]].append(finite[0])
             highs[row["subject"]].append(finite[-1])
-            kinds[str(row["ceiling_kind"] or "of unnamed kind").replace("_", " ")] = None
+            kinds[str(row["ceiling_kind"] or "kind not given").replace("_", " ")] = None
     if not lows:
         return None
     low, high = (fmean(fmean(own) for own in ends.values()) for ends in (lows, highs))
@@ -321,6 +321,8 @@ def _looks(every: Sequence[Profile]) -> dict[str, _Look]:
     layers = {profile.model: profile.layers for profile in every}
     depth = any(len(own) > 1 for own in layers.values())
     lined = [model for model, own in layers.items() if len(own) > 1 or not depth]
+    apart = not depth and len(set(layers.values())) == len(layers)  # no two at one position
+    dodge = 0.0 if apart else min(0.14, 0.5 / len(lined))
     families: dict[str, list[str]] = defaultdict(list)
     looks: dict[str, _Look] = {}
     baselines = 0
@@ -344,11 +346,11 @@ def _looks(every: Sequence[Profile]) -> dict[str, _Look]:
             look = _Look(
                 label,
                 COLOURS[family % len(COLOURS)],
-                VARIANT_LINES[twin % len(VARIANT_LINES)],
+                VARIANT_LINES[(twin + 2 * (family // len(COLOURS))) % len(VARIANT_LINES)],
                 MARKERS[(family + 2 * (twin // 2)) % len(MARKERS)],
                 filled=twin % 2 == 0,
                 is_baseline=False,
-                dodge=min(0.14, 0.5 / len(lined)) * (lined.index(model) - (len(lined) - 1) / 2),
+                dodge=dodge * (lined.index(model) - (len(lined) - 1) / 2),
             )
         looks[model] = look
     return looks
@@ -417,12 +419,16 @@ def _draw_baseline(ax: Axes, profile: Profile, look: _Look, axis: _Axis) -> None
 
 def _draw_ceiling(ax: Axes, ceiling: Ceiling, kinds: Sequence[str]) -> None:
     if ceiling.is_line:
-        style = ("-", (0, (8, 1)), (0, (4, 1)), (0, (2, 1)))[kinds.index(ceiling.kind) % 4]
-        ax.axhline(
-            ceiling.low, color="#a6a6a6", linewidth=2.5, linestyle=style, zorder=1, gid="ceiling"
-        )
-        return
-    ax.axhspan(ceiling.low, ceiling.high, zorder=0.5, gid="ceiling", **_band(ceiling.kind, kinds))
+        ax.axhline(ceiling.low, zorder=1, gid="ceiling", **_stroke(ceiling.kind, kinds))
+    else:
+        style = _band(ceiling.kind, kinds)
+        ax.axhspan(ceiling.low, ceiling.high, zorder=0.5, gid="ceiling", **style)
+
+
+def _stroke(kind: str, kinds: Sequence[str]) -> dict[str, Any]:
+    lines = ("-", (0, (8, 1)), (0, (4, 1)), (0, (2, 1)))
+    style = lines[kinds.index(kind) % len(lines)]
+    return {"color": "#a6a6a6", "linewidth": 2.5, "linestyle": style}
 
 
 def _band(kind: str, kinds: Sequence[str]) -> dict[str, Any]:
@@ -452,16 +458,19 @@ def _wrapped(text: str, width: float) -> str:
     return _text("\n".join(w for line in text.split("\n") for w in textwrap.wrap(line, letters)))
 
 
-def _label_layers(ax: Axes, axis: _Axis, width: float) -> None:
-    """Layer names below a panel of this width in inches, as many as stay legible."""
-    assert axis.shared is not None
+def _label_layers(ax: Axes, axis: _Axis, width: float) -> float:
+    """Layer names below a panel of this width in inches, as many as stay legible: their height."""
+    if axis.shared is None:
+        return LINE
     names = [n if len(n) <= 22 else f"{n[:10]}…{n[-11:]}" for n in axis.shared]
     every = math.ceil(len(names) / max(2, int(width / 0.135)))
     chosen = range((len(names) - 1) % every, len(names), every)  # the last layer is always named
     ax.set_xticks([float(i) for i in chosen], [_text(names[i]) for i in chosen])
     ax.set_xticks([float(i) for i in range(len(names))], minor=True)
-    if sum(len(names[i]) + 2 for i in chosen) * LETTER > width:
-        ax.tick_params(axis="x", rotation=90)
+    if sum(len(names[i]) + 2 for i in chosen) * LETTER < width:
+        return LINE
+    ax.tick_params(axis="x", rotation=90)
+    return max(len(names[i]) for i in chosen) * LETTER
 
 
 def _targets(every: Sequence[Profile]) -> list[Target]:
@@ -518,7 +527,7 @@ def layer_profile(rows: Sequence[Row], *, title: str | None = None) -> Figure:
     datasets = dict.fromkeys(target.dataset for target in targets)
     width, panel = _widths(len(targets), axis)
     with matplotlib.rc_context({"text.usetex": False, "hatch.linewidth": 0.5}):
-        fig = Figure(figsize=(width, 1.4 + HEIGHT * len(metrics)), layout="constrained")
+        fig = Figure(figsize=(width, HEIGHT * len(metrics)), layout="constrained")
         FigureCanvasAgg(fig)
         fig.set_facecolor("white")
         grid = fig.subplots(len(metrics), len(targets), squeeze=False, sharex=True, sharey="row")
@@ -534,13 +543,15 @@ def layer_profile(rows: Sequence[Row], *, title: str | None = None) -> Figure:
             head = _panel_title(target, drawn, panel, with_dataset=len(datasets) > 1)
             grid[0, j].set_title(head, fontsize=SMALL)
             grid[-1, j].set_xlabel(_wrapped(axis.label, panel), fontsize=SMALL)
-            if axis.shared is not None:
-                _label_layers(grid[-1, j], axis, panel)
+            names = _label_layers(grid[-1, j], axis, panel)
         if title is None:
             title = next(iter(datasets)) if len(datasets) == 1 else ""
         if title:
             fig.suptitle(_text(title), fontsize=LARGE, fontweight="bold")
-        _add_legend(fig, every, looks, kinds)
+        entries = _add_legend(fig, every, looks, [c for c in ceilings.values() if c])
+        heads = max(ax.get_title().count("\n") + 1 for ax in grid[0])
+        lines = heads + entries + 1.5 * bool(title) + 2
+        fig.set_figheight(HEIGHT * len(metrics) + LINE * lines + names)
     return fig
 
 
@@ -594,9 +605,9 @@ def _limit_scores(ax: Axes, panels: Sequence[Sequence[Profile]]) -> None:
 
 
 def _add_legend(
-    fig: Figure, every: Sequence[Profile], looks: Mapping[str, _Look], kinds: Sequence[str]
-) -> None:
-    """Below the panels, where it hides no data."""
+    fig: Figure, every: Sequence[Profile], looks: Mapping[str, _Look], ceilings: Sequence[Ceiling]
+) -> int:
+    """Below the panels, where it hides no data; returns the number of its lines."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -615,16 +626,22 @@ def _add_legend(
     if any(p.interval(layer) for p in every for layer in p.layers):
         bar = Line2D([], [], color="#404040", linestyle="none", marker="|", markersize=9)
         entries.append((bar, "95 % interval"))
+    kinds = list(dict.fromkeys(ceiling.kind for ceiling in ceilings))
     for kind in kinds:
-        handle_of: Artist = Patch(**_band(kind, kinds))
-        entries.append((handle_of, f"noise ceiling ({kind})"))
+        is_line = all(ceiling.is_line for ceiling in ceilings if ceiling.kind == kind)
+        grey: Artist = (
+            Line2D([], [], **_stroke(kind, kinds)) if is_line else Patch(**_band(kind, kinds))
+        )
+        entries.append((grey, f"noise ceiling ({kind})"))
     longest = max(len(label) for _, label in entries)
-    columns = max(1, int(fig.get_figwidth() / (1.1 * LETTER * longest + 0.6)))
+    fitting = max(1, int(fig.get_figwidth() / (1.1 * LETTER * longest + 0.6)))
+    columns = min(fitting, len(entries))
     fig.legend(
         [handle for handle, _ in entries], [_text(label) for _, label in entries],
-        loc="outside lower center", ncols=min(columns, len(entries)), fontsize=SMALL,
+        loc="outside lower center", ncols=columns, fontsize=SMALL,
         frameon=False, handlelength=2.6,
     )  # fmt: skip
+    return math.ceil(len(entries) / columns)
 
 
 def save_figure(fig: Figure, path: str | Path) -> Path:

@@ -35,7 +35,7 @@ STYLE = """
 html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
 @media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
 body {
-  margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 74rem;
+  margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 84rem;
   background: var(--paper); color: var(--ink);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
 }
@@ -68,8 +68,12 @@ figcaption { margin-top: .6rem; max-width: 52rem; color: var(--soft); }
 }
 table { border-collapse: collapse; width: 100%; font-size: .8125rem; line-height: 1.4; }
 caption { text-align: left; padding: .6rem .5rem; color: var(--soft); }
-th, td { text-align: left; padding: .32rem .5rem; vertical-align: baseline; }
+caption span {
+  position: sticky; left: .5rem; display: inline-block; max-width: min(52rem, 100vw - 4rem);
+}
+th, td { text-align: left; padding: .32rem .45rem; vertical-align: baseline; }
 .sortable td { white-space: nowrap; }
+.sortable td.long { white-space: normal; min-width: 20rem; }
 td, tbody th { border-top: 1px solid var(--line); }
 thead th {
   position: sticky; top: 0; background: var(--shade); white-space: nowrap;
@@ -107,13 +111,14 @@ pre {
   .card img { max-width: 100%; width: auto; max-height: 220mm; }
   table { font-size: 6.5pt; }
   th, td { padding: .1rem .25rem; }
-  thead th, tbody th, .sortable td, th button { white-space: normal; overflow-wrap: break-word; }
-  .sortable td.number { white-space: nowrap; }
-  thead { display: table-header-group; }
-  thead th { position: static; }
+  thead th, tbody th, .sortable td.long { min-width: 0; white-space: normal; overflow-wrap: break-word; }
+  thead { display: table-header-group; break-inside: avoid; }
+  thead th { position: static; box-shadow: none; border-bottom: 1px solid var(--line); }
+  caption span { position: static; max-width: none; }
   tr, figure { break-inside: avoid; }
   h2 { break-after: avoid; }
-  th button::after { content: ""; }
+  th button { display: contents; }
+  th button::after { content: none; }
   pre { white-space: pre-wrap; }
 }
 """
@@ -138,6 +143,9 @@ for (const table of document.querySelectorAll("table.sortable")) {
   }));
 }
 """
+
+
+LONG = 48  # letters; a cell with more may break into lines
 
 
 @dataclass(frozen=True)
@@ -269,7 +277,7 @@ def table_html(
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n'
-        f'<table class="sortable">\n<caption>{escape(caption)}</caption>\n'
+        f'<table class="sortable">\n<caption><span>{escape(caption)}</span></caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 
@@ -289,7 +297,8 @@ def _cell(value: Any, right: bool) -> str:
     if _is_number(value):
         name = ' class="number"' if right else ""
         return f'<td{name} data-value="{escape(str(float(value)))}">{number_text(value)}</td>'
-    return f"<td>{escape(_shown(value))}</td>"
+    text = _shown(value)
+    return f"<td{' class=long' if len(text) > LONG else ''}>{escape(text)}</td>"
 
 
 def _shown(value: Any) -> str:
@@ -307,7 +316,7 @@ def definitions_html(entries: Mapping[str, Any], caption: str) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n'
-        f"<table>\n<caption>{escape(caption)}</caption>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<table>\n<caption><span>{escape(caption)}</span></caption>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 
 
