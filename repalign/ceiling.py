@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from repalign.metrics import InnerProductMetric, Metric
+from repalign.metrics import CKA, InnerProductMetric, Metric
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.predictivity import median_of_defined
@@ -108,22 +108,26 @@ def _halves(
     *,
     splits: int,
     seed: int,
+    level: bool,
 ) -> Iterator[tuple[Float[Tensor, "stimulus neuroid"], Float[Tensor, "stimulus neuroid"]]]:
     """Yield averages over two random halves of each stimulus' presentations.
 
-    Of an odd number either half, at random, gets one more.
+    Of an odd number the second half gets one more. If ``level``, every stimulus gives as many
+    presentations as the one that has fewest, so that all are equally noisy.
     """
     generator = torch.Generator().manual_seed(seed)
     counts = recorded.sum(0)
+    counts = counts.min().expand_as(counts) if level else counts
+    size = counts // 2
     filled = responses.nan_to_num()
-    total = filled.sum(0)
     for _ in range(splits):
         draw = torch.rand(recorded.shape, generator=generator).to(recorded.device)
-        coin = torch.randint(2, counts.shape, generator=generator).to(recorded.device)
         order = draw.masked_fill(~recorded, 2).argsort(0).argsort(0)
-        size = (counts + coin) // 2
-        first = (filled * (order < size)[..., None]).sum(0)
-        yield first / size[:, None], (total - first) / (counts - size)[:, None]
+        first, second = order < size, (order >= size) & (order < counts)
+        yield (
+            (filled * first[..., None]).sum(0) / size[:, None],
+            (filled * second[..., None]).sum(0) / (counts - size)[:, None],
+        )
 
 
 def _population_ceiling(
@@ -190,10 +194,15 @@ def split_half_ceiling(
         negative (no reliable signal) is NaN and left out of median and percentiles; a *neuroid*
         whose halves covary negatively counts as 0, since leaving it out would raise the median.
 
-        The ceiling is conservative (too low) for RSA with correlation distances or Spearman:
-        there noise shrinks distances' differences, and the halves are noisier than the average.
-        It is too high for the biased CKA and for cosines of RDMs, in which the noise of each half
-        adds to ⟨h₁, h₂⟩; the note says so.
+        The ceiling is conservative (too low) for RSA with correlation distances or Spearman: noise
+        shrinks the differences between distances, and halves are noisier than the average. It is
+        too high for the biased CKA and for cosines of RDMs, where the noise of each half adds to
+        ⟨h₁, h₂⟩. The note says so.
+
+        Where stimuli differ in their repetitions, the distances of those with few are larger in
+        both halves, which would pass for shared signal. The debiased CKA and covariances do not
+        see it and take all repetitions; for RSA each split takes from every stimulus, at random,
+        as many as the stimulus with fewest has. All of them enter f.
 
     Example:
         >>> from repalign.metrics import CKA
@@ -227,7 +236,8 @@ def split_half_ceiling(
             f"{type(metric).__name__} has neither inner() nor scores(); expected a metric such as "
             "RSA, CKA or Ridge. Give it one of the two."
         )
-    halves = _halves(kept, recorded, splits=splits, seed=seed)
+    level = isinstance(metric, InnerProductMetric) and not isinstance(metric, CKA)
+    halves = _halves(kept, recorded, splits=splits, seed=seed, level=level)
     values = torch.tensor([ceiling(*pair) for pair in halves], dtype=torch.float64)
     low, middle, high = values.nanquantile(values.new_tensor([0.025, 0.5, 0.975])).tolist()
     note = _note(metric, left_out=int((~repeated).sum()), undefined=int(values.isnan().sum()))

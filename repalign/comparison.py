@@ -193,9 +193,7 @@ def compare(
     if n_resamples is not None and n_resamples < 0:
         raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
     first = _as_dataset(first, "first")
-    seconds = (
-        list(second.values()) if isinstance(second, Mapping) else [_as_dataset(second, "second")]
-    )
+    seconds = _layers(second)
     if not seconds:
         raise ValueError("second has no layers to compare with")
     ids, note = _shared_stimuli(first, seconds[0])
@@ -333,15 +331,12 @@ def _population(
                 f"{name} holds published RDMs only; {metric.name} needs responses of single"
                 " neuroids: use metric rsa"
             )
-        assert isinstance(ids, list)
-        order = (
-            ds.isel({SUBJECT: 0}, drop=True)
-            .get_index(STIMULUS)
-            .get_indexer(np.array(ids, dtype=object))
-        )
+        wanted = ids if isinstance(ids, list) else stimulus_ids(ds)
+        rows = {str(name): row for row, name in enumerate(ds[STIMULUS].values)}
+        order = [rows[name] for name in wanted]
         square = ds["rdm"].values.mean(axis=0)[np.ix_(order, order)]  # sessions are averaged
         rdm = condensed(_tensor(square, device))
-        return _Population(**common, prepared=rdm, repeats=None, n_neuroids=None, ids=ids)
+        return _Population(**common, prepared=rdm, repeats=None, n_neuroids=None, ids=wanted)
     if isinstance(ids, list):
         names: Sequence[str] = ids
         array = response_array(ds, ids)

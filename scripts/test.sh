@@ -10,7 +10,8 @@ step() {
     .venv/bin/python -m "$@"
 }
 
+printf '==> every check: some minutes on two cores, one of them mypy the first time\n'
 step ruff check .
 step ruff format --check .
-step mypy # a minute the first time, then seconds
+step mypy
 step pytest "$@"

@@ -33,7 +33,7 @@ def test_held_out_predictions_are_those_of_plain_normal_equations(p):
     for k in range(3):
         train, test = fold != k, fold == k
         x0, y0 = x[train] - x[train].mean(0), y[train] - y[train].mean(0)
-        penalty = 0.1 * x0.square().sum() / train.sum() * torch.eye(p)
+        penalty = 0.1 * x0.square().sum() / train.sum() * torch.eye(p, dtype=x.dtype)
         weights = torch.linalg.solve(x0.T @ x0 + penalty, x0.T @ y0)
         expected = (x[test] - x[train].mean(0)) @ weights + y[train].mean(0) + 2
         torch.testing.assert_close(predictions[test], expected, rtol=0, atol=1e-9)
@@ -60,7 +60,7 @@ def left_out_error(x: torch.Tensor, y: torch.Tensor, penalty: torch.Tensor) -> t
     for i in range(len(x)):
         kept = torch.arange(len(x)) != i
         x0, y0 = x[kept] - x[kept].mean(0), y[kept] - y[kept].mean(0)
-        gram = x0 @ x0.T + penalty * torch.eye(len(x0))
+        gram = x0 @ x0.T + penalty * torch.eye(len(x0), dtype=x.dtype)
         weights = x0.T @ torch.linalg.solve(gram, y0)
         total += ((x[i] - x[kept].mean(0)) @ weights + y[kept].mean(0) - y[i]).square()
     return total
@@ -142,7 +142,7 @@ def test_folds_are_balanced_shuffled_and_seeded():
 
 
 def test_constant_targets_leave_out_folds_then_neuroids():
-    x, y = planted(30, 5)
+    x, y = planted(33, 5)
     metric = Ridge(folds=3)
     predictions, fold = metric.predict(x, y)
     y[:, 0] = 0.1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import subprocess
@@ -42,7 +43,7 @@ def a_row(**changes: Any) -> dict[str, Any]:
     row = {
         "dataset": "kriegeskorte2008", "species": "human", "region": "IT", "subject": "group",
         "model": "net", "layer": "stem", "metric": "rsa",
-        "metric_parameters": {"rdm": "correlation", "compare": "spearman"}, "value": 0.2,
+        "metric_parameters": {"rdm": "correlation", "comparator": "spearman"}, "value": 0.2,
         "ceiling_kind": None, "ceiling_low": None, "ceiling_high": None, "ci_low": None,
         "ci_high": None, "p": None, "n_stimuli": 92, "n_neuroids": None, "seed": 0,
         "version": "0.1.0",
@@ -62,7 +63,7 @@ def a_study() -> list[dict[str, Any]]:
             same: dict[str, Any] = {
                 "metric": metric, "subject": subject, "ceiling_kind": "split-half",
                 "ceiling_low": 0.5 + shift, "ceiling_high": 0.7 + shift,
-                "metric_parameters": {} if metric == "cka" else {"compare": "spearman"},
+                "metric_parameters": {} if metric == "cka" else {"comparator": "spearman"},
             }  # fmt: skip
             rows += curve([0.1 + shift, 0.2, 0.3, 0.2 + shift], **same)
             rows += curve([0.1, 0.05, -0.05, 0.0], model="net@random", **same)
@@ -156,6 +157,12 @@ def test_a_twin_shares_the_colour_but_neither_line_nor_filling():
     assert random.get_markerfacecolor() == "white"
 
 
+def test_an_untrained_twin_is_called_so_whatever_its_seed():
+    rows = curve([0.1] * 4, model="net@random:3") + curve([0.1] * 4, model="net@robust")
+    entries = [text.get_text() for text in layer_profile(rows).legends[0].get_texts()]
+    assert entries == ["net@random:3 (untrained)", "net@robust"]
+
+
 def test_scores_are_named_from_metric_and_parameters():
     rows = a_study() + curve([0.1] * 4, metric="ridge", metric_parameters={})
     rows += curve([0.1] * 4, metric="cka", metric_parameters={"debiased": False})
@@ -172,7 +179,58 @@ def test_scores_are_named_from_metric_and_parameters():
 def test_parameters_and_seeds_that_differ_in_one_cell_stay_apart():
     rows = curve([0.1] * 4, seed=0) + curve([0.2] * 4, seed=1)
     labels = [profile.metric for profile in profiles(rows)]
-    assert labels == [f"RSA (Spearman of correlation RDMs), seed {seed}" for seed in (0, 1)]
+    assert labels == [
+        f"RSA (Spearman of correlation RDMs), resampling seed {seed}" for seed in (0, 1)
+    ]
+
+
+def test_a_row_may_name_no_species_subject_or_layer(tmp_path):
+    none = {"species": None, "region": None, "subject": None, "layer": None}
+    rows = [a_row(**none), a_row(**none, model="other", value=0.1)]
+    ax = layer_profile(rows).axes[0]
+    assert ax.get_title() == "kriegeskorte2008\n92 stimuli"
+    html = write_report(rows, tmp_path, title="t").read_text()
+    assert (
+        "Value of net for kriegeskorte2008 by RSA: 0.200; no ceiling. Next: other (0.100)" in html
+    )
+    assert "None" not in html
+
+
+@pytest.mark.parametrize(
+    ("kinds", "name"),
+    [
+        (["jackknife over stimuli, 90 % (92)"] * 2, "90 % interval"),
+        (["a, 90 % (92)", "a, 95 % (92)"], "interval"),
+        ([None, None], "95 % interval"),
+    ],
+)
+def test_intervals_are_named_by_the_level_that_the_rows_give(tmp_path, kinds, name):
+    rows = [
+        a_row(layer=layer, metric_parameters={"interval": kind}, ci_low=0.1, ci_high=0.3)
+        for layer, kind in zip("ab", kinds, strict=True)
+    ]
+    entries = [text.get_text() for text in layer_profile(rows).legends[0].get_texts()]
+    assert entries == ["net", name]
+    html = write_report(rows, tmp_path, title="t").read_text()
+    assert f"(0.200, {name} 0.10–0.30; no ceiling)" in html
+
+
+def test_metrics_of_one_name_keep_their_brackets_in_the_words(tmp_path):
+    rows = [
+        row
+        for debiased in (True, False)
+        for row in curve([0.1] * 4, metric="cka", metric_parameters={"debiased": debiased})
+    ]
+    html = write_report(rows, tmp_path, title="t").read_text()
+    assert "by CKA (linear, debiased): stem" in html
+    assert "by CKA (linear, biased): stem" in html
+
+
+def test_the_fields_are_those_of_a_comparison():
+    from repalign.comparison import Comparison
+
+    names = [field.name for field in dataclasses.fields(Comparison)]
+    assert [name for name in names if name != "fingerprints"] == list(ROW_FIELDS)
 
 
 def test_layer_names_label_a_shared_axis():
@@ -448,7 +506,7 @@ def test_the_csv_holds_all_rows_with_parameters_as_json(tmp_path):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == [*ROW_FIELDS, "extra"]
     assert [row["value"] for row in rows] == ["0.1", "", "0.2", "0.3"]
-    assert json.loads(rows[0]["metric_parameters"])["compare"] == "spearman"
+    assert json.loads(rows[0]["metric_parameters"])["comparator"] == "spearman"
 
 
 def test_the_summary_names_the_best_layer_interval_and_ceiling(tmp_path):
@@ -458,6 +516,11 @@ def test_the_summary_names_the_best_layer_interval_and_ceiling(tmp_path):
         "Best layer of net for macaque IT by RSA: blocks.1 "
         "(0.447, 95 % interval 0.40–0.49; no ceiling)." in html
     )
+
+
+def test_an_interval_that_holds_zero_shows_its_sign(tmp_path):
+    html = write_report([a_row(ci_low=-0.004, ci_high=0.4)], tmp_path, title="t").read_text()
+    assert "95 % interval −0.00 to 0.40" in html
 
 
 def test_the_summary_names_subjects_and_rivals(tmp_path):

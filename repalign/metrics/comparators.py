@@ -19,7 +19,7 @@ def check_choice(choice: str, choices: Iterable[str], what: str) -> None:
 def _rounding(x: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch 1"]:
     """Return the difference below which two distances of one RDM are the same number."""
     relative = 1e-12 if x.dtype == torch.float64 else 1e-6
-    return relative * x.abs().amax(-1, keepdim=True)
+    return relative * x.abs().nan_to_num(nan=0, posinf=0).amax(-1, keepdim=True)
 
 
 def tie_bounds(
@@ -32,7 +32,7 @@ def tie_bounds(
     """
     n = ascending.shape[-1]
     position = torch.arange(n, device=ascending.device).expand(ascending.shape)
-    differs = ascending.diff(dim=-1) > _rounding(ascending)
+    differs = ~(ascending.diff(dim=-1) <= _rounding(ascending))  # NaN differs from all
     edge = differs.new_ones(*ascending.shape[:-1], 1)
     first = position.where(torch.cat([edge, differs], -1), 0).cummax(-1).values
     last = position.where(torch.cat([differs, edge], -1), n - 1).flip(-1).cummin(-1).values.flip(-1)

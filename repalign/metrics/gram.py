@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK_ELEMENTS = 1 << 23  # 64 MiB of float64: what a pass over the features holds at a time
+BLOCK_ELEMENTS = 1 << 21  # 16 MiB of float64: what a pass over the features holds at a time
 
 
 def in_working_precision(x: Tensor) -> Tensor:

@@ -248,10 +248,13 @@ class Ridge:
         column-centred ``x``. Only the first is square.
         """
         check_responses(x, at_least=2 * self.folds)
-        _check_finite(x, "x")
         if x.shape[1] >= x.shape[0]:
-            return centred_gram(column_blocks(x))
-        return centre(in_working_precision(x), 0)
+            prepared = centred_gram(column_blocks(x))
+        else:
+            prepared = centre(in_working_precision(x), 0)
+        if not bool(prepared.isfinite().all()):  # NaN spreads to it, and it is the smaller
+            _check_finite(x, "x")
+        return prepared
 
     def compare_prepared(
         self, prepared: Float[Tensor, "stimulus column"], y: Float[Tensor, "stimulus neuroid"]

@@ -89,10 +89,10 @@ def _correlation(x: Float[Tensor, "stimulus neuroid"]) -> Float[Tensor, "pair"]:
         )
     first = in_working_precision(x[:, :1])  # shifting by it makes constant patterns exactly zero
     sums = [(block - first).sum(1, keepdim=True) for block in column_blocks(x)]
-    mean = torch.stack(sums).sum(0) / x.shape[1]
+    mean = first + torch.stack(sums).sum(0) / x.shape[1]
 
     def centred() -> Iterator[Tensor]:
-        return (block - first - mean for block in column_blocks(x))
+        return (block - mean for block in column_blocks(x))
 
     variation = torch.stack([block.square().sum(1, keepdim=True) for block in centred()]).sum(0)
     constant = variation == 0

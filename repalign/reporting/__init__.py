@@ -7,6 +7,7 @@ import io
 import json
 import math
 import numbers
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,14 @@ from repalign.reporting.figures import (
     Profile,
     Row,
     check_rows,
+    interval_name,
     layer_profile,
+    metric_labels,
     number,
     profiles,
     save_figure,
+    short_labels,
+    subjects_name,
 )
 from repalign.reporting.page import (
     Section,
@@ -40,17 +45,16 @@ RIVALS = 4  # models named in a sentence of the summary beside the best one
 
 BEST_COLUMNS = {
     "target": "Target", "subjects": "Subjects", "metric": "Metric", "model": "Model",
-    "layer": "Best layer", "value": "Value", "interval": "95 % interval",
+    "layer": "Best layer", "value": "Value", "interval": "Interval",
     "range": "Subject range", "ceiling": "Noise ceiling",
 }  # fmt: skip
 SHAREABLE = ("dataset", "species", "region", "n_stimuli", "n_neuroids", "seed", "version")
 ALL_COLUMNS = {
     "dataset": "Dataset", "species": "Species", "region": "Region", "subject": "Subject",
     "model": "Model", "layer": "Layer", "metric": "Metric", "value": "Value",
-    "ci_low": "95 % low", "ci_high": "95 % high", "ceiling_low": "Ceiling low",
+    "ci_low": "Interval low", "ci_high": "Interval high", "ceiling_low": "Ceiling low",
     "ceiling_high": "Ceiling high", "ceiling_kind": "Ceiling kind", "p": "p",
-    "n_stimuli": "Stimuli", "n_neuroids": "Neuroids", "metric_parameters": "Parameters",
-    "seed": "Seed", "version": "Version",
+    "n_stimuli": "Stimuli", "n_neuroids": "Neuroids", "seed": "Seed", "version": "Version",
 }  # fmt: skip
 
 
@@ -197,23 +201,27 @@ def _sections(
     citations: Sequence[str] | None,
 ) -> list[Section]:
     every = profiles(rows)
-    datasets = {profile.target.dataset for profile in every}
-    best = [_best_row(profile, with_dataset=len(datasets) > 1) for profile in every]
+    naming = _Naming(every)
+    best = [_best_row(profile, naming) for profile in every]
+    labels = metric_labels(rows)
+    labelled = [
+        {**row, "metric": naming.metrics[label]} for row, label in zip(rows, labels, strict=True)
+    ]
     sections = [
-        Section("Summary", text_html(_summary(every) if summary is None else summary)),
+        Section("Summary", text_html(_summary(every, naming) if summary is None else summary)),
         Section("Score by depth", figure),
         Section(
             "Best layers",
             table_html(
                 best,
-                _filled(best, BEST_COLUMNS),
+                _filled(best, {**BEST_COLUMNS, "interval": naming.interval.capitalize()}),
                 "The layer of the highest value for each target, metric and model. It was chosen "
                 "by the very values shown, which are therefore optimistic.",
             ),
         ),
         Section(
             "All comparisons",
-            table_html(rows, *_all_columns(rows)),
+            table_html(labelled, *_all_columns(labelled)),
         ),
     ]
     provenance = dict(provenance or {})
@@ -238,11 +246,11 @@ def _reproduce(rows: Sequence[Row], command: Any) -> str:
         f"Computed by repalign {versions} with seed {seeds}. Each row of {RESULTS} carries its "
         "metric parameters, seed and version."
     )
-    settings = dict.fromkeys((row["metric"], json.dumps(row["metric_parameters"])) for row in rows)
+    sets = Counter((row["metric"], json.dumps(row["metric_parameters"])) for row in rows)
     table = table_html(
-        [{"metric": metric, "parameters": text} for metric, text in settings],
-        {"metric": "Metric", "parameters": "Parameters"},
-        "Parameters of the metrics",
+        [{"metric": metric, "rows": n, "set": text} for (metric, text), n in sets.items()],
+        {"metric": "Metric", "rows": "Rows", "set": "Parameters"},
+        "Parameters of the metrics, and the number of rows computed with them",
     )
     if not command:
         return known + table
@@ -253,9 +261,6 @@ def _reproduce(rows: Sequence[Row], command: Any) -> str:
 def _all_columns(rows: Sequence[Row]) -> tuple[dict[str, str], str]:
     """Columns of the full table, and its caption, which says once what all rows share."""
     columns = _filled(rows, ALL_COLUMNS)
-    parameters = {(row["metric"], json.dumps(row["metric_parameters"])) for row in rows}
-    if len(parameters) == len({row["metric"] for row in rows}):
-        columns.pop("metric_parameters", None)  # stated below the table, once a metric
     shared = {
         name: columns.pop(name)
         for name in SHAREABLE
@@ -273,18 +278,28 @@ def _filled(rows: Sequence[Row], columns: Mapping[str, str]) -> dict[str, str]:
     return {k: v for k, v in columns.items() if any(r[k] not in (None, "", {}) for r in rows)}
 
 
+class _Naming:
+    """How targets, metrics and intervals are called in one report: as briefly as is unambiguous."""
+
+    def __init__(self, every: Sequence[Profile]) -> None:
+        self.metrics = short_labels(profile.metric for profile in every)
+        self.interval = interval_name(row for p in every for row in p.cells.values())
+        self._with_dataset = len({profile.target.dataset for profile in every}) > 1
+
+    def target(self, profile: Profile) -> str:
+        return profile.target.name + f" ({profile.target.dataset})" * self._with_dataset
+
+
 def _who(profile: Profile) -> str:
-    if profile.target.is_group:
-        return "group RDM"
-    if len(profile.subjects) == 1:
-        return f"subject {profile.subjects[0]}"
-    return f"{len(profile.subjects)} subjects"
+    return subjects_name(profile.target, profile.subjects)
 
 
 def _range(low: float, high: float) -> str:
-    """A range with two decimals; "to" keeps a minus sign from meeting a dash."""
-    ends = [f"{end:.2f}" for end in (low, high)]
-    ends = ["0.00" if end == "-0.00" else end.replace("-", "−") for end in ends]
+    """A range with two decimals; "to" keeps a minus sign from meeting a dash.
+
+    A small negative end stays "−0.00", which tells that the range holds zero.
+    """
+    ends = [f"{end:.2f}".replace("-", "−") for end in (low, high)]
     return (" to " if min(low, high) < 0 else "–").join(ends)
 
 
@@ -295,14 +310,14 @@ def _spread(profile: Profile, layer: str) -> tuple[float, float] | None:
     return (min(own), max(own)) if len(profile.subjects) > 1 and own else None
 
 
-def _best_row(profile: Profile, *, with_dataset: bool) -> dict[str, Any]:
+def _best_row(profile: Profile, naming: _Naming) -> dict[str, Any]:
     layer, ceiling = profile.best, profile.ceiling
     bar = profile.interval(layer) if layer else None
     spread = _spread(profile, layer) if layer else None
     return {
-        "target": profile.target.name + f" ({profile.target.dataset})" * with_dataset,
+        "target": naming.target(profile),
         "subjects": _who(profile),
-        "metric": _short(profile.metric),
+        "metric": naming.metrics[profile.metric],
         "model": profile.model,
         "layer": layer,
         "value": profile.mean[profile.layers.index(layer)] if layer else None,
@@ -322,14 +337,13 @@ def _extent(rows: Sequence[Row]) -> str:
     return f"{size}: {', '.join(parts)}"
 
 
-def _summary(every: Sequence[Profile]) -> str:
+def _summary(every: Sequence[Profile], naming: _Naming) -> str:
     """The main results as sentences, for `text_html`: one item a target and metric."""
-    datasets = {profile.target.dataset for profile in every}
     lines = []
     for target, metric in dict.fromkeys((p.target, p.metric) for p in every):
         rivals = [p for p in every if (p.target, p.metric) == (target, metric)]
         first, *others = sorted(rivals, key=_best_value, reverse=True)
-        line = _sentence(first, with_dataset=len(datasets) > 1)
+        line = _sentence(first, naming)
         if others:
             named = [_brief(p) for p in others[:RIVALS]]
             named += [f"{len(others) - RIVALS} more below these"] * (len(others) > RIVALS)
@@ -353,15 +367,14 @@ def _best_value(profile: Profile) -> float:
     return max((v for v in profile.mean if math.isfinite(v)), default=-math.inf)
 
 
-def _sentence(profile: Profile, *, with_dataset: bool) -> str:
+def _sentence(profile: Profile, naming: _Naming) -> str:
     """As in "Best layer of alexnet for macaque IT by RSA: conv5 (0.447, …; no ceiling)."."""
-    target = profile.target.name + f" ({profile.target.dataset})" * with_dataset
     who = f", {_who(profile)}," if len(profile.subjects) > 1 or profile.target.is_group else ""
-    where = f"for {target}{who} by {_short(profile.metric)}"
+    where = f"for {naming.target(profile)}{who} by {naming.metrics[profile.metric]}"
     layer = profile.best
     if layer is None:
         return f"No defined value of {profile.model} {where}."
-    facts = f"{_facts(profile, layer)}; {_ceiling_words(profile.ceiling)}"
+    facts = f"{_facts(profile, layer, naming)}; {_ceiling_words(profile.ceiling)}"
     if len(profile.layers) == 1:
         return f"Value of {profile.model} {where}: {facts}."
     return f"Best layer of {profile.model} {where}: {layer} ({facts})."
@@ -378,19 +391,13 @@ def _brief(profile: Profile) -> str:
     return f"{profile.model}{at} ({value}{f', {_range(*extent)}' if extent else ''})"
 
 
-def _facts(profile: Profile, layer: str) -> str:
+def _facts(profile: Profile, layer: str, naming: _Naming) -> str:
     value = number_text(profile.mean[profile.layers.index(layer)])
     if spread := _spread(profile, layer):
         return f"mean {value}, subjects {_range(*spread)}"
     if bar := profile.interval(layer):
-        return f"{value}, 95 % interval {_range(*bar)}"
+        return f"{value}, {naming.interval} {_range(*bar)}"
     return value
-
-
-def _short(metric: str) -> str:
-    """The label without its bracket, unless parameters follow that tell it from another."""
-    head, _, rest = metric.partition(" (")
-    return head if rest.endswith(")") or not rest else metric
 
 
 def _ceiling_words(ceiling: Ceiling | None) -> str:
@@ -400,14 +407,15 @@ def _ceiling_words(ceiling: Ceiling | None) -> str:
 
 
 def _ceiling_ends(ceiling: Ceiling) -> str:
-    return f"{ceiling.low:.2f}" if ceiling.is_line else _range(ceiling.low, ceiling.high)
+    low, high = (f"{end:.2f}" for end in (ceiling.low, ceiling.high))
+    return low.replace("-", "−") if low == high else _range(ceiling.low, ceiling.high)
 
 
 def _figure_words(rows: Sequence[Row]) -> tuple[str, str]:
     """Alt text and caption of the figure, naming only what it shows."""
     every = profiles(rows)
-    names = [", ".join(dict.fromkeys(n)) for n in (
-        (f"{p.target.name} ({_who(p)})" for p in every),
+    names = ["; ".join(dict.fromkeys(n)) for n in (
+        (", ".join(filter(None, (p.target.name, _who(p)))) for p in every),
         (p.metric for p in every),
         (p.model for p in every),
     )]  # fmt: skip
@@ -420,7 +428,14 @@ def _figure_words(rows: Sequence[Row]) -> tuple[str, str]:
     if True in several:
         caption.append("Thin lines are single subjects and the strong line is their mean.")
     if any(p.interval(layer) for p in every for layer in p.layers):
-        caption.append("Vertical bars are 95 % intervals of a single subject or group RDM.")
+        interval = interval_name(row for p in every for row in p.cells.values())
+        made = dict.fromkeys(
+            str(row["metric_parameters"]["interval"])
+            for row in rows
+            if row["metric_parameters"].get("interval")
+        )
+        how = f" ({'; '.join(made)})" if made else ""
+        caption.append(f"Vertical bars: {interval}{how}.")
     if any(len(p.layers) == 1 for p in every) and any(len(p.layers) > 1 for p in every):
         caption.append("Dashed lines across are models of one layer.")
     if any(p.ceiling for p in every):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ ROW_FIELDS = (
     "n_stimuli", "n_neuroids", "seed", "version",
 )  # fmt: skip
 
+IDENTITY = ("dataset", "species", "region", "subject", "model", "layer")
+
 # Okabe and Ito (2008) without yellow, which a white page swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p")
@@ -44,28 +47,22 @@ HEIGHT = 1.75  # inches a row of panels
 
 
 def _rsa_label(parameters: Mapping[str, Any]) -> str:
-    names = ("compare", "comparator", "comparison")
-    comparator = next((str(parameters[n]) for n in names if n in parameters), "spearman")
-    comparator = comparator.replace("_", " ")
+    comparator = str(parameters.get("comparator", "spearman")).replace("_", " ")
     if comparator in ("spearman", "pearson", "kendall"):
         comparator = comparator.capitalize()
     return f"RSA ({comparator} of {parameters.get('rdm', 'correlation')} RDMs)"
 
 
 def _cka_label(parameters: Mapping[str, Any]) -> str:
-    debiased = "debiased" if parameters.get("debiased", True) else "biased"
-    return f"CKA ({parameters.get('kernel', 'linear')}, {debiased})"
-
-
-def _ridge_label(parameters: Mapping[str, Any]) -> str:
-    return f"ridge predictivity ({parameters.get('reduce', 'median')} Pearson r)"
+    return f"CKA (linear, {'debiased' if parameters.get('debiased', True) else 'biased'})"
 
 
 METRIC_LABELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "rsa": _rsa_label,
     "cka": _cka_label,
-    "ridge": _ridge_label,
+    "ridge": lambda _: "ridge predictivity (median Pearson r)",
 }
+CEILING_NAMES = {"nili": "over subjects, Nili et al. 2014"}
 
 
 @dataclass(frozen=True)
@@ -184,7 +181,8 @@ def ceiling_of(rows: Iterable[Row]) -> Ceiling | None:
         if finite:
             lows[row["subject"]].append(finite[0])
             highs[row["subject"]].append(finite[-1])
-            kinds[str(row["ceiling_kind"] or "kind not given").replace("_", " ")] = None
+            kind = str(row["ceiling_kind"] or "kind not given")
+            kinds[CEILING_NAMES.get(kind, kind.replace("_", " "))] = None
     if not lows:
         return None
     low, high = (fmean(fmean(own) for own in ends.values()) for ends in (lows, highs))
@@ -203,23 +201,24 @@ def profiles(rows: Sequence[Row]) -> list[Profile]:
     check_rows(rows)
     cells: dict[tuple[Target, str, str], dict[tuple[str, str], Row]] = defaultdict(dict)
     orders: dict[str, dict[tuple[Any, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row, metric in zip(rows, _metric_labels(rows), strict=True):
-        target = Target(
-            row["dataset"], row["species"], row["region"], is_group=row["subject"] == "group"
+    for row, metric in zip(rows, metric_labels(rows), strict=True):
+        dataset, species, region, subject, model, layer = (
+            str(row[name] or "") for name in IDENTITY
         )
-        own = cells[target, metric, row["model"]]
-        key = (row["subject"], row["layer"])
+        target = Target(dataset, species, region, is_group=subject == "group")
+        own = cells[target, metric, model]
+        key = (subject, layer)
         if key in own:
             if not _same(own[key], row):
                 raise ValueError(
-                    f"two different rows for {row['model']} {row['layer']!r}, {target.name}, "
-                    f"subject {row['subject']!r}, {metric}: {own[key]['value']} (version "
+                    f"two different rows for {model} {layer!r}, {target.name}, "
+                    f"subject {subject!r}, {metric}: {own[key]['value']} (version "
                     f"{own[key]['version']}) and {row['value']} (version {row['version']}); "
                     "report one of them"
                 )
             continue
         own[key] = row
-        orders[row["model"]][target, metric, row["subject"]].append(row["layer"])
+        orders[model][target, metric, subject].append(layer)
     layers = {model: _merged(each.values()) for model, each in orders.items()}
     every = []
     for (target, metric, model), own in cells.items():
@@ -228,30 +227,51 @@ def profiles(rows: Sequence[Row]) -> list[Profile]:
     return every
 
 
-def _metric_labels(rows: Sequence[Row]) -> list[str]:
+def metric_labels(rows: Sequence[Row]) -> list[str]:
     """One label a row, with those parameters added that tell rows of one cell apart."""
     labels = []
     settings: dict[tuple[Any, ...], list[dict[str, Any]]] = defaultdict(list)
-    identity = ("dataset", "species", "region", "subject", "model", "layer")
-    for row in rows:
+    known = [{**row["metric_parameters"], "resampling seed": row["seed"]} for row in rows]
+    for row, own in zip(rows, known, strict=True):
         plain = str(row["metric"]).replace("_", " ")
         make = METRIC_LABELS.get(str(row["metric"]), lambda _, plain=plain: plain)
         labels.append(make(row["metric_parameters"]))
-        cell = (labels[-1], *(row[name] for name in identity))
-        settings[cell].append({**row["metric_parameters"], "seed": row["seed"]})
+        settings[labels[-1], *(row[name] for name in IDENTITY)].append(own)
     varying: dict[str, dict[str, None]] = defaultdict(dict)
     for (label, *_), each in settings.items():
         for key in dict.fromkeys(key for one in each for key in one):
             if len({json.dumps(one.get(key), sort_keys=True, default=str) for one in each}) > 1:
                 varying[label][key] = None
     return [
-        label
-        + "".join(
-            f", {key} {({**row['metric_parameters'], 'seed': row['seed']}).get(key)}"
-            for key in varying[label]
-        )
-        for label, row in zip(labels, rows, strict=True)
+        label + "".join(f", {key} {own.get(key)}" for key in varying[label])
+        for label, own in zip(labels, known, strict=True)
     ]
+
+
+def short_labels(labels: Iterable[str]) -> dict[str, str]:
+    """Labels without their brackets, as far as they then still differ."""
+    heads: dict[str, set[str]] = defaultdict(set)
+    for label in labels:
+        heads[label.partition(" (")[0]].add(label)
+    return {
+        label: head if len(all_of) == 1 else label
+        for head, all_of in heads.items()
+        for label in all_of
+    }
+
+
+def interval_name(rows: Iterable[Row]) -> str:
+    """What the intervals of rows are called: their level, unless levels differ.
+
+    The level is read from the parameter "interval", as in "jackknife over stimuli, 95 %"; where
+    a row does not give it, it is taken to be 95 %.
+    """
+    levels = set()
+    for row in rows:
+        if row["ci_low"] is not None:
+            given = re.search(r"([\d.]+) ?%", str(row["metric_parameters"].get("interval", "")))
+            levels.add(given[1] if given else "95")
+    return f"{levels.pop()} % interval" if len(levels) == 1 else "interval"
 
 
 def _same(a: Row, b: Row) -> bool:
@@ -328,10 +348,10 @@ def _looks(every: Sequence[Profile]) -> dict[str, _Look]:
     baselines = 0
     for model, own in layers.items():
         base, _, variant = model.partition("@")
-        label = f"{model} (untrained)" if variant == "random" else model
+        label = f"{model} (untrained)" if variant.split(":")[0] == "random" else model
         if model not in lined:
             look = _Look(
-                label if own[0] in (model, base) else f"{label} ({own[0]})",
+                label if own[0] in (model, base, "") else f"{label} ({own[0]})",
                 BASELINE_GREYS[baselines % len(BASELINE_GREYS)],
                 BASELINE_DASHES[baselines % len(BASELINE_DASHES)],
                 "",
@@ -433,21 +453,28 @@ def _stroke(kind: str, kinds: Sequence[str]) -> dict[str, Any]:
 
 def _band(kind: str, kinds: Sequence[str]) -> dict[str, Any]:
     hatch = CEILING_HATCHES[kinds.index(kind) % len(CEILING_HATCHES)]
-    return {"facecolor": "#dcdcdc", "edgecolor": "#a6a6a6", "linewidth": 0.5, "hatch": hatch}
+    return {"facecolor": "#dcdcdc", "edgecolor": "#8c8c8c", "linewidth": 0.8, "hatch": hatch}
 
 
 def _panel_title(
     target: Target, drawn: Sequence[Profile], width: float, *, with_dataset: bool
 ) -> str:
     subjects = dict.fromkeys(subject for profile in drawn for subject in profile.subjects)
-    who = "group RDM" if target.is_group else f"{len(subjects)} subjects"
-    if len(subjects) == 1 and not target.is_group:
-        who = f"subject {next(iter(subjects))}"
     stimuli = sorted({row["n_stimuli"] for profile in drawn for row in profile.cells.values()})
     count = str(stimuli[0]) if len(stimuli) == 1 else f"{stimuli[0]}–{stimuli[-1]}"
-    comma = ", " if len(f"{who}, {count} stimuli") * LETTER < width else "\n"
-    lines = [target.name, f"{who}{comma}{count} stimuli"] + [target.dataset] * with_dataset
+    facts = [*filter(None, [subjects_name(target, list(subjects))]), f"{count} stimuli"]
+    comma = ", " if len(", ".join(facts)) * LETTER < width else "\n"
+    lines = [target.name, comma.join(facts)] + [target.dataset] * with_dataset
     return _wrapped("\n".join(lines), width)
+
+
+def subjects_name(target: Target, subjects: Sequence[str]) -> str:
+    """Whose responses a panel or a row of a table shows; "" if the rows name no subject."""
+    if target.is_group:
+        return "group RDM"
+    if len(subjects) > 1:
+        return f"{len(subjects)} subjects"
+    return f"subject {subjects[0]}" if subjects[0] else ""
 
 
 def _wrapped(text: str, width: float) -> str:
@@ -625,7 +652,7 @@ def _add_legend(
         )
     if any(p.interval(layer) for p in every for layer in p.layers):
         bar = Line2D([], [], color="#404040", linestyle="none", marker="|", markersize=9)
-        entries.append((bar, "95 % interval"))
+        entries.append((bar, interval_name(row for p in every for row in p.cells.values())))
     kinds = list(dict.fromkeys(ceiling.kind for ceiling in ceilings))
     for kind in kinds:
         is_line = all(ceiling.is_line for ceiling in ceilings if ceiling.kind == kind)

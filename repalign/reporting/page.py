@@ -111,7 +111,9 @@ pre {
   .card img { max-width: 100%; width: auto; max-height: 220mm; }
   table { font-size: 6.5pt; }
   th, td { padding: .1rem .25rem; }
-  thead th, tbody th, .sortable td.long { min-width: 0; white-space: normal; overflow-wrap: break-word; }
+  thead th, tbody th, .sortable td.long {
+    min-width: 0; white-space: normal; overflow-wrap: break-word;
+  }
   thead { display: table-header-group; break-inside: avoid; }
   thead th { position: static; box-shadow: none; border-bottom: 1px solid var(--line); }
   caption span { position: static; max-width: none; }
@@ -316,7 +318,8 @@ def definitions_html(entries: Mapping[str, Any], caption: str) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n'
-        f"<table>\n<caption><span>{escape(caption)}</span></caption>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f"<table>\n<caption><span>{escape(caption)}</span></caption>\n"
+        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 
 
