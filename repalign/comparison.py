@@ -33,7 +33,6 @@ from repalign.networks import pick_device
 from repalign.progress import track
 from repalign.recording import (
     STIMULUS,
-    SUBJECT,
     Target,
     is_rdm_only,
     response_array,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import gc
 import hashlib
 import http.server
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,6 +48,9 @@ def server(tmp_path: Path) -> Iterator[str]:
         yield f"http://127.0.0.1:{httpd.server_address[1]}"
         httpd.shutdown()
         thread.join()
+    with warnings.catch_warnings():  # requests leaves the connection of a failed download open
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def test_path_is_relative_to_the_card(tmp_path: Path) -> None:

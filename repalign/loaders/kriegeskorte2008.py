@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
 from scipy.spatial.distance import squareform
 
 from repalign.cards import DatasetCard
@@ -60,7 +61,7 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
 def _load(path: Path, *variables: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(path)
-    except (ValueError, OSError, NotImplementedError, EOFError) as error:
+    except (MatReadError, ValueError, OSError, NotImplementedError) as error:
         raise ValueError(f"{path} is no readable .mat file: {error}") from error
     missing = [name for name in variables if name not in content]
     if missing:
