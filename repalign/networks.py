@@ -180,7 +180,7 @@ def _build(card: ModelCard) -> nn.Module:
         )
     try:
         built = getattr(importlib.import_module(prefix), name)()
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, TypeError) as error:
         raise ValueError(f"card {card.path}: source = {card.source!r} failed: {error}") from error
     if not isinstance(built, nn.Module):
         raise TypeError(
@@ -226,7 +226,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         try:
             from safetensors.torch import load_file
         except ImportError as error:
-            raise ImportError(".safetensors files need: pip install safetensors") from error
+            raise ImportError(".safetensors files need: pip install 'repalign[timm]'") from error
         state = load_file(path)
     else:
         try:

@@ -74,13 +74,15 @@ def simulate(
 ) -> Population:
     """Simulate neuroids that each read out a random mixture of a layer's units.
 
-    With features F centred over stimuli and standard normal weights W, the drive F·W is scaled
-    to unit variance a neuroid and passed through the nonlinearity f:
+    With features F less each stimulus' mean over units, and standard normal weights W, the
+    drive F·W is scaled to a mean variance of 1 over stimuli and passed through the nonlinearity
+    f:
 
         rate = c · f(F·W),   count ~ Poisson(rate)    or    rate + noise_sd · sd(rate) · N(0, 1)
 
     where c sets the mean rate of the population to ``mean_count``. A dense random readout keeps
-    the layer's geometry, so RSA and CKA should find the layer again.
+    the layer's distances, and the pattern that all stimuli share is kept too, so correlation
+    distances (which it enters) as well as Euclidean ones are those of the layer.
 
     Args:
         features: activations of the layer that is planted.
@@ -109,9 +111,12 @@ def simulate(
     if noise == "poisson" and nonlinearity == "linear":
         raise ValueError("Poisson rates cannot be negative; use softplus or relu")
     random = np.random.default_rng(seed)
-    centred = features - features.mean(axis=0, dtype=np.float64)
+    centred = features - features.mean(axis=1, keepdims=True, dtype=np.float64)
     drive = centred @ random.standard_normal((features.shape[1], n_neuroids))
-    drive /= drive.std(axis=0)
+    spread = float(np.sqrt(drive.var(axis=0).mean()))
+    if spread == 0:
+        raise ValueError("the features are the same for all stimuli: there is nothing to read out")
+    drive /= spread
     rates = NONLINEARITIES[nonlinearity](drive)
     rates = rates * mean_count / np.abs(rates).mean()
     signal = rates.var(axis=0)
@@ -119,9 +124,9 @@ def simulate(
         responses = random.poisson(rates, size=(repetitions, *rates.shape)).astype(np.float64)
         trial_variance = rates.mean(axis=0)
     else:
-        spread = noise_sd * rates.std(axis=0)
-        responses = rates + spread * random.standard_normal((repetitions, *rates.shape))
-        trial_variance = spread**2
+        trial_sd = noise_sd * rates.std(axis=0)
+        responses = rates + trial_sd * random.standard_normal((repetitions, *rates.shape))
+        trial_variance = trial_sd**2
     reliability = signal / (signal + trial_variance / repetitions)
     return Population(responses, rates, reliability)
 

@@ -16,15 +16,10 @@ import numpy as np
 import pytest
 
 from repalign.reporting import read_rows, write_report
-from repalign.reporting.figures import (
-    ROW_FIELDS,
-    SMALL,
-    figure_bytes,
-    layer_profile,
-    profiles,
-    save_figure,
-)
-from repalign.reporting.page import (
+from repalign.reporting.figures import figure_bytes, layer_profile, save_figure
+from repalign.reporting.panels import SMALL
+from repalign.reporting.profiles import ROW_FIELDS, gather_profiles
+from repalign.reporting.shell import (
     Section,
     code_html,
     definitions_html,
@@ -134,6 +129,14 @@ def test_ceiling_is_a_band_from_mean_low_to_mean_high():
     assert "noise ceiling (split-half)" in [t.get_text() for t in fig.legends[0].get_texts()]
 
 
+def test_the_ceiling_of_individuals_beside_their_group_rdm_lies_within_their_panel():
+    fig = layer_profile(a_study())
+    ax = panel(fig, row=0, column=1)
+    (band,) = drawn(ax, "ceiling")
+    low, high = ax.get_ylim()
+    assert low < band.get_y() < band.get_y() + band.get_height() < high
+
+
 def test_ceiling_of_equal_ends_is_a_line():
     rows = curve([0.1] * 4, ceiling_kind="published", ceiling_low=0.6, ceiling_high=0.6)
     (line,) = drawn(layer_profile(rows).axes[0], "ceiling")
@@ -167,7 +170,7 @@ def test_scores_are_named_from_metric_and_parameters():
     rows = a_study() + curve([0.1] * 4, metric="ridge", metric_parameters={})
     rows += curve([0.1] * 4, metric="cka", metric_parameters={"debiased": False})
     rows += curve([0.1] * 4, metric="angular_procrustes", metric_parameters={})
-    assert list(dict.fromkeys(profile.metric for profile in profiles(rows))) == [
+    assert list(dict.fromkeys(profile.metric for profile in gather_profiles(rows))) == [
         "RSA (Spearman of correlation RDMs)",
         "CKA (linear, debiased)",
         "ridge predictivity (median Pearson r)",
@@ -178,7 +181,7 @@ def test_scores_are_named_from_metric_and_parameters():
 
 def test_parameters_and_seeds_that_differ_in_one_cell_stay_apart():
     rows = curve([0.1] * 4, seed=0) + curve([0.2] * 4, seed=1)
-    labels = [profile.metric for profile in profiles(rows)]
+    labels = [profile.metric for profile in gather_profiles(rows)]
     assert labels == [
         f"RSA (Spearman of correlation RDMs), resampling seed {seed}" for seed in (0, 1)
     ]
@@ -257,9 +260,9 @@ def test_a_model_that_misses_layers_keeps_its_place_on_the_shared_axis():
 def test_undefined_values_break_the_line_and_the_mean():
     rows = curve([0.1, math.nan, None, 0.3], subject="BE") + curve([0.3] * 4, subject="KO")
     rows += curve([math.nan] * 4, subject="SN")
-    (profile,) = profiles(rows)
+    (profile,) = gather_profiles(rows)
     assert profile.mean == pytest.approx([0.2, math.nan, math.nan, 0.3], nan_ok=True)
-    assert profile.best == "head"
+    assert profile.best == ("head", pytest.approx(0.2 + 0.1))
     (line,) = drawn(layer_profile(rows).axes[0], "model:net")
     assert np.isnan(line.get_ydata()[1:3]).all()
 
@@ -328,7 +331,7 @@ def test_importing_the_package_is_cheap():
 
 def test_a_row_met_twice_counts_once_and_a_contradiction_is_named():
     rows = curve([0.1, 0.2, math.nan, 0.3])
-    twice = profiles(rows + [{**row} for row in rows])
+    twice = gather_profiles(rows + [{**row} for row in rows])
     assert [list(profile.cells) for profile in twice] == [[("group", layer) for layer in LAYERS]]
     with pytest.raises(
         ValueError, match=r"two different rows for net 'stem', human IT.*report one"
@@ -449,7 +452,7 @@ def test_every_helper_escapes():
     for html in (
         text_html(f"{HOSTILE}\n- {HOSTILE}"),
         code_html(HOSTILE),
-        table_html([{HOSTILE: HOSTILE}, {HOSTILE: [HOSTILE]}], [HOSTILE], HOSTILE),
+        table_html([{HOSTILE: HOSTILE}, {HOSTILE: [HOSTILE]}], {HOSTILE: HOSTILE}, HOSTILE),
         definitions_html({HOSTILE: HOSTILE}, HOSTILE),
         figure_html(fig, HOSTILE, HOSTILE),
         page(HOSTILE, [Section(HOSTILE, "")] * 2, subtitle=HOSTILE),
@@ -465,6 +468,26 @@ def test_numbers_stand_right_and_missing_ones_are_a_dash():
     assert '<td class="number missing">–</td>' in html
     assert '<td class="number" data-value="-3.0">−3</td>' in html
     assert '<th scope="col"><button type="button">B</button></th>' in html
+
+
+def test_what_all_rows_share_is_said_once_and_empty_columns_are_left_out():
+    rows = [{"a": 1, "b": "x", "c": None}, {"a": 2, "b": "x"}]
+    columns = {"a": "A", "b": "B", "c": "C"}
+    html = table_html(rows, columns, "Caption.", once=["b"])
+    assert Reader(html).words["button"] == ["A"]
+    assert "Caption. The same in all: b x." in html
+    assert Reader(table_html(rows[:1], columns, "C", once=["b"])).words["button"] == ["A", "B"]
+
+
+def test_one_kind_of_ceiling_is_named_in_the_caption_of_the_best_layers(tmp_path):
+    same = {"ceiling_low": 0.5, "ceiling_high": 0.7}
+    rows = curve([0.1] * 4, ceiling_kind="nili", **same)
+    html = write_report(rows, tmp_path, title="t").read_text()
+    assert "Noise ceiling: over subjects, Nili et al. 2014." in html
+    assert "<td>0.50–0.70</td>" in html
+    rows += curve([0.1] * 4, metric="cka", ceiling_kind="split_half", **same)
+    html = write_report(rows, tmp_path, title="t").read_text()
+    assert "<td>0.50–0.70 (split half)</td>" in html
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -73,23 +74,21 @@ caption span {
 }
 th, td { text-align: left; padding: .32rem .45rem; vertical-align: baseline; }
 .sortable td { white-space: nowrap; }
-.sortable td.long { white-space: normal; min-width: 20rem; }
+.sortable td.long { white-space: normal; min-width: 10rem; }
 td, tbody th { border-top: 1px solid var(--line); }
 thead th {
-  position: sticky; top: 0; background: var(--shade); white-space: nowrap;
+  position: sticky; top: 0; background: var(--shade); vertical-align: bottom;
   box-shadow: 0 1px 0 var(--line);
 }
 tbody th { font-weight: 600; white-space: nowrap; }
 tbody tr:hover { background: var(--shade); }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .missing { color: var(--soft); }
-th button {
-  all: unset; cursor: pointer; font-weight: 600; border-radius: .2rem; white-space: nowrap;
-}
+th button { all: unset; cursor: pointer; font-weight: 600; border-radius: .2rem; }
 th button:focus-visible { outline: 3px solid var(--accent); }
-th button::after { content: " \\2195"; color: var(--soft); font-weight: 400; }
-th[aria-sort=ascending] button::after { content: " \\2191"; color: var(--accent); }
-th[aria-sort=descending] button::after { content: " \\2193"; color: var(--accent); }
+th button::after { content: "\\a0\\2195"; color: var(--soft); font-weight: 400; }
+th[aria-sort=ascending] button::after { content: "\\a0\\2191"; color: var(--accent); }
+th[aria-sort=descending] button::after { content: "\\a0\\2193"; color: var(--accent); }
 pre {
   background: var(--shade); border: 1px solid var(--line); border-radius: .4rem;
   padding: .7rem .9rem; overflow-x: auto; font-size: .875rem;
@@ -147,7 +146,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 """
 
 
-LONG = 48  # letters; a cell with more may break into lines
+LONG = 32  # letters; a cell with more may break into lines
 
 
 @dataclass(frozen=True)
@@ -209,20 +208,17 @@ def text_html(text: str) -> str:
         >>> text_html("a < b")
         '<p>a &lt; b</p>'
     """
-    parts: list[str] = []
-    kind = ""
-    for line in text.splitlines():
-        line = line.strip()
-        now = "" if not line else "li" if line.startswith("- ") else "p"
-        if now != kind:
-            parts += {"li": ["</ul>"], "p": ["</p>"], "": []}[kind]
-            parts += {"li": ["<ul>"], "p": ["<p>"], "": []}[now]
-        elif now == "p":
-            parts.append(" ")
-        if now:
-            parts.append(f"<li>{escape(line[2:])}</li>" if now == "li" else escape(line))
-        kind = now
-    return "".join(parts + {"li": ["</ul>"], "p": ["</p>"], "": []}[kind])
+
+    def kind(line: str) -> str:
+        return "li" if line.startswith("- ") else "p" if line else ""
+
+    html = ""
+    for name, group in groupby(map(str.strip, text.splitlines()), kind):
+        if name == "li":
+            html += f"<ul>{''.join(f'<li>{escape(line[2:])}</li>' for line in group)}</ul>"
+        elif name:
+            html += f"<p>{escape(' '.join(group))}</p>"
+    return html
 
 
 def code_html(text: str) -> str:
@@ -247,40 +243,57 @@ def number_text(value: Any) -> str:
 
 
 def table_html(
-    rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str] | Sequence[str], caption: str
+    rows: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, str],
+    caption: str,
+    *,
+    once: Sequence[str] = (),
 ) -> str:
     """A table that a click, or Enter, on a header sorts.
 
     Numbers stand right with three decimals; None, NaN and absent fields are a dash and sort last;
-    a mapping or list is shown as JSON.
+    a mapping or list is shown as JSON. A column without any entry is left out.
 
     Args:
         rows: one mapping a row.
-        columns: fields in order, or a dict of field to header text.
+        columns: field to header text, in order.
         caption: plain text, above the table.
+        once: fields that the caption names, in place of a column, where all of several rows agree.
 
     Example:
-        >>> "<td>V4</td>" in table_html([{"region": "V4"}], ["region"], "Regions")
+        >>> "<td>V4</td>" in table_html([{"region": "V4"}], {"region": "Region"}, "Regions")
         True
     """
-    headers = columns if isinstance(columns, Mapping) else {name: name for name in columns}
+    entries = {name: [row.get(name) for row in rows] for name in columns}
+    shown = {k: v for k, v in columns.items() if any(e not in (None, "", {}) for e in entries[k])}
+    same = [k for k in once if k in shown and all(e == entries[k][0] for e in entries[k][1:])]
+    if same and len(rows) > 1:
+        words = (f"{shown.pop(name).lower()} {_shown(entries[name][0])}" for name in same)
+        caption += f" The same in all: {', '.join(words)}."
     right = {
-        name: any(_is_number(row.get(name)) for row in rows)
-        and all(_is_number(row.get(name)) or _is_missing(row.get(name)) for row in rows)
-        for name in headers
+        name: any(map(_is_number, entries[name]))
+        and all(_is_number(e) or _is_missing(e) for e in entries[name])
+        for name in shown
     }
     head = "".join(
         f'<th scope="col"{" class=number" if right[name] else ""}>'
         f'<button type="button">{escape(text)}</button></th>'
-        for name, text in headers.items()
+        for name, text in shown.items()
     )
     body = "\n".join(
-        f"<tr>{''.join(_cell(row.get(name), right[name]) for name in headers)}</tr>" for row in rows
+        f"<tr>{''.join(_cell(row.get(name), right[name]) for name in shown)}</tr>" for row in rows
     )
+    return _framed(
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>", caption, "sortable"
+    )
+
+
+def _framed(content: str, caption: str, kind: str) -> str:
+    """A table in a frame that scrolls."""
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n'
-        f'<table class="sortable">\n<caption><span>{escape(caption)}</span></caption>\n'
-        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+        f'<table class="{kind}">\n<caption><span>{escape(caption)}</span></caption>\n'
+        f"{content}\n</table>\n</div>"
     )
 
 
@@ -316,11 +329,7 @@ def definitions_html(entries: Mapping[str, Any], caption: str) -> str:
         f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(_shown(value))}</td></tr>'
         for name, value in entries.items()
     )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}">\n'
-        f"<table>\n<caption><span>{escape(caption)}</span></caption>\n"
-        f"<tbody>\n{body}\n</tbody>\n</table>\n</div>"
-    )
+    return _framed(f"<tbody>\n{body}\n</tbody>", caption, "names")
 
 
 def figure_html(fig: Figure, alt: str, caption: str) -> str:

@@ -1,0 +1,208 @@
+"""The command line as a user meets it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import repalign as ra
+from repalign.cli import main
+from repalign.scenes import make_scenes
+from repalign.stimuli import encode_png
+
+FIELDS = 19
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """Run the command line in this process; gives (exit code, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["repalign", *map(str, arguments)])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        printed = capsys.readouterr()
+        return int(stop.value.code or 0), printed.out, printed.err
+
+    return run
+
+
+@pytest.fixture
+def lab(tmp_path: Path, random: np.random.Generator) -> Path:
+    """A V4 session as a lab has it: images in a zip, neurons × images in an npy, one card."""
+    scenes = make_scenes(12, size=32)
+    with zipfile.ZipFile(tmp_path / "images.zip", "w") as archive:
+        for i, image in enumerate(scenes.images):
+            archive.writestr(f"image{i + 1:04d}.png", encode_png(image))
+    np.save(tmp_path / "responses.npy", random.poisson(5, size=(7, 12)).astype(float))
+    (tmp_path / "session.toml").write_text(
+        'name = "session"\nspecies = "macaque"\nregions = "V4"\nloader = "arrays"\n'
+        '[files]\nresponses = "responses.npy"\nimages = "images.zip"\n'
+    )
+    return tmp_path / "session.toml"
+
+
+def error_line(result: tuple[int, str, str]) -> str:
+    code, out, err = result
+    assert code == 1
+    assert out == ""
+    last = err.rstrip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "Traceback" not in err
+    return last
+
+
+def test_one_card_outside_the_repository_gives_a_profile(cli, lab: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "report"
+    code, printed, _ = cli(
+        "compare", lab, "pixels", "gabor_energy", "--metric", "rsa", "--metric", "cka",
+        "--metric", "ridge:folds=3", "--resamples", 50, "--out", out, "--json",
+    )  # fmt: skip
+    assert code == 0
+    rows = json.loads(printed)
+    assert len(rows) == 6
+    assert all(len(row) == FIELDS for row in rows)
+    assert {row["n_stimuli"] for row in rows} == {12}
+    assert json.loads((out / "results.json").read_text()) == rows
+    names = {path.name for path in out.iterdir()}
+    assert names == {"profile.png", "report.html", "results.csv", "results.json"}
+    code, path, _ = cli("report", out, "--out", tmp_path / "again")
+    assert code == 0
+    assert Path(path.strip()).read_text().startswith("<!doctype html>")
+
+
+def test_table_for_people_marks_the_best_layer(cli, lab: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = cli("compare", lab, "efficientnet_lite0@random", "--layers", "blocks.0,bn2")
+    assert code == 0
+    assert out.count("*") == 1
+    assert "efficientnet_lite0@random:0" in out
+    assert "12 stimuli matched by id" in err
+
+
+def test_ingest_and_record_print_what_they_made(cli, lab: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = cli("ingest", lab, "--to", tmp_path / "s", "--json")
+    assert code == 0
+    (row,) = json.loads(out)
+    assert (row["region"], row["stimuli"], row["neuroids"]) == ("V4", 12, 7)
+    code, out, _ = cli(
+        "record", "pixels", "--stimuli", row["store"], "--to", tmp_path / "s", "--json"
+    )
+    assert code == 0
+    (layer,) = json.loads(out)
+    assert layer["units"] == 3 * 64 * 64
+    activations = Path(layer["store"]).parent
+    code, out, _ = cli("compare", row["store"], activations, "--json", "--resamples", 0)
+    assert json.loads(out)[0]["model"] == "pixels"
+
+
+def test_arrays_are_compared_row_by_row_and_it_is_said(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(20, 5)), random.normal(size=(20, 8))
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "y.npz", early=y, late=x[:, :3])
+    code, out, err = cli("compare", tmp_path / "x.npy", tmp_path / "y.npz", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert [row["layer"] for row in rows] == ["early", "late"]
+    expected = ra.compare(x, y, n_resamples=0)[0].value
+    assert rows[0]["value"] == pytest.approx(expected)
+    assert "20 rows matched by order" in err
+
+
+def test_cards_are_listed_and_shown(cli) -> None:  # type: ignore[no-untyped-def]
+    _, out, _ = cli("cards", "--json")
+    rows = json.loads(out)
+    assert {row["kind"] for row in rows} == {"dataset", "model"}
+    assert "resnet50" in {row["name"] for row in rows}
+    _, out, _ = cli("cards", "resnet50", "--json")
+    assert json.loads(out)["weights"] == "IMAGENET1K_V2"
+    _, out, _ = cli("cards", "kriegeskorte2008")
+    assert "10.1016/j.neuron.2008.10.043" in out
+
+
+def test_fetch_uses_the_mirror(cli, data_folder: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = cli("fetch", "kriegeskorte2008", "--mirror", data_folder, "--json")
+    assert code == 0
+    assert {row["role"] for row in json.loads(out)} == {"supplement", "subjects"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "kriegskorte", "pixels"], "did you mean kriegeskorte2008"),
+        (["compare", "LAB", "resnet"], "did you mean resnet"),
+        (["compare", "LAB", "pixels", "--layers", "pixel"], "near matches: pixels"),
+        (["compare", "LAB", "pixels", "--metric", "rsq"], "no metric 'rsq'; there are cka"),
+        (["compare", "LAB", "pixels", "--metric", "rsa:debiased=true"], "is no parameter of rsa"),
+        (["compare", "LAB", "pixels", "--metric", "cka:debiased=1"], "expected true or false"),
+        (["compare", "LAB", "pixels", "--metric", "ridge:folds=two"], "a value of type int"),
+        (["compare", "LAB", "pixels", "--metric", "rsa:rdm=manhattan"], "manhattan"),
+        (["compare", "LAB", "pixels", "--select", "region=IT"], "there is V4"),
+        (["compare", "LAB", "pixels", "--select", "IT"], "expected NAME=VALUE"),
+        (["compare", "LAB", "pixels", "--ceiling", "x"], "expected auto, split-half"),
+        (["compare", "LAB", "none.npy"], "none.npy"),
+        (["compare", "LAB", "none.zarr"], "no finished store"),
+        (["ingest", "none.toml"], "no card at none.toml"),
+        (["fetch", "kriegeskorte2008"], "put .* into a folder and name that folder"),
+        (["report", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line_with_a_remedy(  # type: ignore[no-untyped-def]
+    cli, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message: str
+) -> None:
+    import re
+
+    monkeypatch.chdir(tmp_path)
+    words = [lab if word == "LAB" else word for word in arguments]
+    assert re.search(message, error_line(cli(*words)))
+
+
+def test_debug_shows_the_traceback(cli) -> None:  # type: ignore[no-untyped-def]
+    code, _, err = cli("ingest", "none.toml", "--debug")
+    assert code == 1
+    assert "Traceback" in err
+
+
+def test_wrong_usage_exits_with_2(cli) -> None:  # type: ignore[no-untyped-def]
+    assert cli("compare")[0] == 2
+    assert cli("compare", "a", "b", "--no-such-option")[0] == 2
+
+
+def test_wrong_hash_leaves_nothing_half_written(cli, lab: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    text = lab.read_text().replace(
+        'responses = "responses.npy"',
+        f'responses = {{ path = "responses.npy", hash = "sha256:{"0" * 64}" }}',
+    )
+    lab.write_text(text)
+    store = tmp_path / "store"
+    assert "has hash sha256:" in error_line(cli("ingest", lab, "--to", store))
+    assert not list(store.rglob("*.zarr*"))
+
+
+def test_installed_command_runs() -> None:
+    command = [str(Path(sys.executable).parent / "repalign"), "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ra.__version__
+
+
+def test_demo_recovers_the_planted_layer_and_reports(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    out = tmp_path / "demo"
+    code, printed, _ = cli("demo", "--out", out, "--offline")
+    assert code == 0
+    assert "planted layer blocks.5: recovered by rsa, cka, ridge" in printed
+    rows = json.loads((out / "results.json").read_text())
+    assert {row["metric"] for row in rows} == {"rsa", "cka", "ridge"}
+    assert {row["model"] for row in rows} == {
+        "efficientnet_lite0",
+        "efficientnet_lite0@random:0",
+        "pixels",
+    }
+    assert all(row["ceiling_high"] is not None for row in rows)
+    assert (out / "profile.png").read_bytes().startswith(b"\x89PNG")
+    assert "blocks.5" in (out / "report.html").read_text()

@@ -1,0 +1,311 @@
+"""compare: stimuli by id, one result a target, the same numbers as the references."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from scipy.spatial.distance import pdist
+from scipy.stats import spearmanr
+
+import repalign as ra
+from repalign.ceiling import nili_ceiling
+from repalign.comparison import compare
+from repalign.recording import make_rdm_recording, make_recording
+
+FIELDS = [
+    *("dataset", "species", "region", "subject", "model", "layer", "metric", "metric_parameters"),
+    *("value", "ceiling_kind", "ceiling_low", "ceiling_high", "ci_low", "ci_high", "p"),
+    *("n_stimuli", "n_neuroids", "seed", "version"),
+]
+METRICS = [ra.RSA(), ra.RSA(rdm="euclidean", comparator="cosine"), ra.CKA(), ra.Ridge(folds=3)]
+
+
+def activations(values: np.ndarray, ids: list[str], layer: str = "layer1") -> xr.Dataset:
+    return xr.Dataset(
+        {"response": (("presentation", "neuroid"), values)},
+        coords={
+            "stimulus_id": ("presentation", np.array(ids, dtype=object)),
+            "repetition": ("presentation", np.zeros(len(ids), dtype=int)),
+        },
+        attrs={"kind": "activations", "model": "net", "layer": layer},
+    )
+
+
+@pytest.fixture
+def ids() -> list[str]:
+    return [f"s{i}" for i in range(24)]
+
+
+@pytest.fixture
+def brain(random: np.random.Generator, ids: list[str]) -> xr.Dataset:
+    """Two regions; two repetitions of every stimulus, in mixed order."""
+    signal = random.normal(size=(24, 10))
+    shown = np.concatenate([random.permutation(24), random.permutation(24)])
+    return make_recording(
+        signal[shown] + 0.3 * random.normal(size=(48, 10)),
+        stimulus_id=[ids[i] for i in shown],
+        region=["V4"] * 4 + ["IT"] * 6,
+        species="macaque",
+        attrs={"dataset": "lab"},
+    )
+
+
+@pytest.fixture
+def net(random: np.random.Generator, brain: xr.Dataset, ids: list[str]) -> xr.Dataset:
+    means = ra.average_repeats(brain)
+    order = [means["stimulus_id"].values.tolist().index(i) for i in ids]
+    mixed = means["response"].values[order] @ random.normal(size=(10, 30))
+    return activations(mixed + random.normal(size=(24, 30)), ids)
+
+
+def test_a_row_has_exactly_the_promised_fields(brain: xr.Dataset, net: xr.Dataset) -> None:
+    results = compare(brain, net)
+    assert [(r.species, r.region) for r in results] == [("macaque", "V4"), ("macaque", "IT")]
+    row = results[1].row()
+    assert list(row) == FIELDS
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert (row["dataset"], row["model"], row["layer"]) == ("lab", "net", "layer1")
+    assert (row["n_stimuli"], row["n_neuroids"], row["p"]) == (24, 6, None)
+    assert row["ci_low"] < row["value"] < row["ci_high"]
+    assert row["ceiling_kind"] == "split-half"
+    assert list(results.to_pandas().columns) == FIELDS
+    assert "24 stimuli matched by id" in str(results)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_row_order_does_not_matter(
+    random: np.random.Generator, brain: xr.Dataset, net: xr.Dataset, metric: ra.RSA
+) -> None:
+    values = [r.value for r in compare(brain, net, metric, n_resamples=0)]
+    if isinstance(metric, ra.Ridge):  # its folds follow the order of the recording
+        shuffled = brain
+    else:
+        shuffled = brain.isel(presentation=random.permutation(48))
+    other = net.isel(presentation=random.permutation(24))
+    again = [r.value for r in compare(shuffled, other, metric, n_resamples=0)]
+    np.testing.assert_allclose(again, values, rtol=1e-9)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_recording_and_plain_arrays_agree(
+    brain: xr.Dataset, net: xr.Dataset, ids: list[str], metric: ra.RSA
+) -> None:
+    """The Ridge folds follow the row order, so the arrays take the recording's."""
+    means = ra.average_repeats(ra.select(brain, region="IT"))
+    order = [ids.index(name) for name in means["stimulus_id"].values]
+    x, y = means["response"].values, net["response"].values[order]
+    expected = compare(ra.select(brain, region="IT"), net, metric, n_resamples=0)[0].value
+    for first, second in ((x, y), (torch.from_numpy(x), torch.from_numpy(y))):
+        results = compare(first, second, metric, n_resamples=0)
+        assert results[0].value == pytest.approx(expected, rel=1e-9)
+        assert results.note == "24 rows matched by order, since one side has no stimulus ids"
+
+
+def test_only_shared_stimuli_count_and_their_number_is_told(
+    brain: xr.Dataset, net: xr.Dataset
+) -> None:
+    part = net.isel(presentation=slice(3, 15))
+    results = compare(brain, part, n_resamples=0)
+    assert results[0].n_stimuli == 12
+    assert results.note == "12 stimuli matched by id, of 24 and 12"
+    alone = compare(ra.select(brain, stimulus_id=part["stimulus_id"].values), part, n_resamples=0)
+    assert [r.value for r in alone] == [r.value for r in results]
+
+
+def test_no_shared_stimuli_shows_what_ids_look_like(brain: xr.Dataset, net: xr.Dataset) -> None:
+    names = np.array([f"image{i}" for i in range(24)], dtype=object)
+    other = net.assign_coords(stimulus_id=("presentation", names))
+    with pytest.raises(ValueError, match="no shared stimuli: .* such as 's.*', .* 'image0'"):
+        compare(brain, other)
+
+
+def test_rows_without_ids_must_be_as_many(brain: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="24 rows against 5"):
+        compare(brain, np.ones((5, 3)))
+    with pytest.raises(ValueError, match="4 rows against 5"):
+        compare(np.ones((4, 3)), np.ones((5, 3)))
+    with pytest.raises(TypeError, match="first is a list"):
+        compare([[1.0]], np.ones((5, 3)))  # type: ignore[arg-type]
+
+
+def test_nan_in_an_array_is_named(random: np.random.Generator) -> None:
+    x = random.normal(size=(8, 3))
+    x[5, 1] = np.nan
+    with pytest.raises(ValueError, match=r"first has NaN or infinite values in 1 rows \(first 5\)"):
+        compare(x, random.normal(size=(8, 3)))
+
+
+def test_constant_pattern_names_the_stimulus(brain: xr.Dataset, net: xr.Dataset) -> None:
+    net["response"][3] = 1.0
+    with pytest.raises(ValueError, match="net layer1: the responses to 1 stimuli .'s3'. are"):
+        compare(brain, net)
+    assert math.isfinite(compare(brain, net, ra.RSA(rdm="euclidean"))[0].value)
+
+
+def test_ridge_predicts_the_first_from_the_second(random: np.random.Generator) -> None:
+    """One dimension of a rich code can be read from it, the code cannot from one dimension."""
+    rich = random.normal(size=(60, 4))
+    poor = rich[:, :1]
+    forward = compare(poor, rich, ra.Ridge())[0].value
+    backward = compare(rich, poor, ra.Ridge())[0].value
+    assert forward > 0.95
+    assert backward < 0.7
+
+
+def test_repetitions_of_an_array_give_a_ceiling(random: np.random.Generator) -> None:
+    truth = random.normal(size=(40, 30))
+    repeats = truth + random.normal(size=(6, 40, 30))
+    result = compare(repeats, truth, ra.CKA())[0]
+    assert result.ceiling_kind == "split-half"
+    assert result.value == pytest.approx(result.ceiling_high, abs=0.03)  # the truth reaches it
+
+
+def test_ceiling_choices(brain: xr.Dataset, net: xr.Dataset) -> None:
+    assert compare(brain, net, ceiling=False)[0].ceiling_kind is None
+    assert compare(brain, net, ceiling=True)[0].ceiling_kind == "split-half"
+    with pytest.raises(ValueError, match="2 or more individual subjects"):
+        compare(brain, net, ceiling="nili")
+    with pytest.raises(ValueError, match="cka has none"):
+        compare(brain, net, ra.CKA(), ceiling="nili")
+    with pytest.raises(ValueError, match="needs 2 or more repetitions"):
+        compare(ra.average_repeats(brain), net, ceiling="split-half")
+    with pytest.raises(ValueError, match="expected auto, split-half, nili or none"):
+        compare(brain, net, ceiling="top")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def published(random: np.random.Generator, ids: list[str]) -> xr.Dataset:
+    """Three subjects, the first in two sessions, and a group RDM."""
+    points = random.normal(size=(5, 24, 6)) + 2 * random.normal(size=(24, 6))
+    square = ((points[:, :, None] - points[:, None]) ** 2).sum(-1)
+    return make_rdm_recording(
+        square,
+        stimulus_id=ids,
+        subject=["A", "A", "B", "C", "group"],
+        session=["1", "2", "1", "1", "all"],
+        species="human",
+        region="IT",
+        attrs={"dataset": "published"},
+    )
+
+
+def test_published_rdms_average_sessions_and_bound_by_subjects(
+    published: xr.Dataset, net: xr.Dataset
+) -> None:
+    results = compare(published, net, n_resamples=0)
+    assert [r.subject for r in results] == ["A", "B", "C", "group"]
+    upper = np.triu_indices(24, 1)
+    rdms = published["rdm"].values[:, upper[0], upper[1]]
+    rdms = np.stack([rdms[:2].mean(0), rdms[2], rdms[3]])
+    model = pdist(net["response"].values, "correlation")
+    for result, rdm in zip(results, rdms, strict=False):
+        assert result.value == pytest.approx(spearmanr(rdm, model).statistic, abs=1e-10)
+    low, high = nili_ceiling(torch.from_numpy(rdms))
+    np.testing.assert_allclose([r.ceiling_low for r in results[:3]], low)
+    np.testing.assert_allclose([r.ceiling_high for r in results[:3]], high)
+    assert results[3].ceiling_kind is None
+    assert results[3].n_neuroids is None
+
+
+@pytest.mark.parametrize("metric", [ra.CKA(), ra.Ridge()])
+def test_published_rdms_refuse_metrics_that_need_responses(
+    published: xr.Dataset, net: xr.Dataset, metric: ra.CKA
+) -> None:
+    with pytest.raises(ValueError, match="holds published RDMs only; .* use metric rsa"):
+        compare(published, net, metric)
+
+
+def test_layers_brains_and_models_use_the_same_function(
+    brain: xr.Dataset, net: xr.Dataset, published: xr.Dataset, ids: list[str]
+) -> None:
+    deeper = activations(np.tanh(net["response"].values), ids, "layer2")
+    layers = compare(brain, {"layer1": net, "layer2": deeper}, n_resamples=0)
+    assert [r.layer for r in layers] == ["layer1", "layer2"] * 2
+    assert layers.best().value == max(r.value for r in layers)
+    between_models = compare(net, deeper, ra.CKA(), n_resamples=0)[0]
+    assert (between_models.species, between_models.region) == ("network", "layer1")
+    between_brains = compare(published, brain, n_resamples=0)
+    assert len(between_brains) == 4 * 2
+    assert between_brains[1].model == "lab"
+    assert between_brains[1].layer == "macaque IT subject-1"
+    itself = compare(published, published, n_resamples=0)
+    assert itself[0].value == pytest.approx(1.0)
+
+
+def test_a_metric_of_the_users_own_needs_no_registration(
+    brain: xr.Dataset, net: xr.Dataset
+) -> None:
+    class MeanDifference:
+        name = "mean-difference"
+        symmetric = True
+        needs_responses = True
+
+        def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return x.mean() - y.mean()
+
+    result = compare(brain, net, MeanDifference(), ceiling=False)[0]  # type: ignore[arg-type]
+    expected = net["response"].values.mean() - brain["response"].values[:, :4].mean()
+    assert result.value == pytest.approx(expected)
+    assert result.metric == "mean-difference"
+    assert result.ci_low is None
+
+
+def test_seed_makes_intervals_and_ceilings_repeatable(brain: xr.Dataset, net: xr.Dataset) -> None:
+    first, again = compare(brain, net, seed=3), compare(brain, net, seed=3)
+    assert first.rows() == again.rows()
+    assert compare(brain, net, seed=4)[0].ci_low != first[0].ci_low
+
+
+def test_values_on_the_92_images_equal_rsatoolbox(data_folder: Path) -> None:
+    """Every RSA value of the trained network, its twin and pixels, to 1e-6."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import rsatoolbox
+
+    recording = ra.ingest("kriegeskorte2008", mirror=data_folder)
+    upper = np.triu_indices(92, 1)
+    best: dict[tuple[str, str], dict[str, float]] = {}
+    for model, layers in (
+        ("efficientnet_lite0", ["blocks.2", "blocks.5"]),
+        ("efficientnet_lite0@random", ["blocks.2", "blocks.5"]),
+        ("pixels", ["pixels"]),
+    ):
+        found = ra.record(model, stimuli=recording, layers=layers, progress=False)
+        results = ra.compare(recording, found, n_resamples=0)
+        for result in results:
+            chosen = recording["subject"].values == result.subject
+            chosen &= recording["species"].values == result.species
+            brain = recording["rdm"].values[chosen].mean(0)[upper][None]
+            assert result.layer is not None
+            values = found[result.layer]["response"].values.astype(np.float64)
+            reference = rsatoolbox.rdm.compare(
+                rsatoolbox.rdm.RDMs(brain),
+                rsatoolbox.rdm.calc_rdm(rsatoolbox.data.Dataset(values), method="correlation"),
+                method="spearman",
+            )
+            assert result.value == pytest.approx(float(reference.item()), abs=1e-6)
+            if result.subject == "group":
+                key = (str(result.species), model)
+                best.setdefault(key, {})[result.layer] = result.value
+    for species, expected in (("macaque", 0.45), ("human", 0.39)):
+        trained = best[species, "efficientnet_lite0"]["blocks.5"]
+        assert trained == pytest.approx(expected, abs=0.01)
+        assert trained > max(best[species, "efficientnet_lite0@random"].values()) + 0.1
+        assert trained > best[species, "pixels"]["pixels"] + 0.1
+
+
+def test_v4_is_predicted_from_block_5(data_folder: Path) -> None:
+    recording = ra.ingest("cowley2023_v4_210305", mirror=data_folder)
+    found = ra.record("efficientnet_lite0", stimuli=recording, layers="blocks.5", progress=False)
+    result = ra.compare(recording, found, ra.Ridge(), n_resamples=0)[0]
+    assert result.value == pytest.approx(0.75, abs=0.03)  # scikit-learn's RidgeCV: 0.745
+    assert result.ceiling_kind is None
+    assert (result.n_stimuli, result.n_neuroids) == (400, 70)
