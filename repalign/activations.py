@@ -23,18 +23,18 @@ import xarray as xr
 import zarr
 from torch import Tensor, nn
 
-from repalign.cards import ModelCard, load_model_card
-from repalign.loaders.arrays import read_array
+from repalign.cards import ModelCard, load_model_card, split_twin
+from repalign.loaders.arrays import array_names, read_array
 from repalign.networks import (
     Network,
     find_layers,
     load_network,
     pick_device,
     preprocess,
-    split_twin,
 )
 from repalign.progress import track
 from repalign.recording import (
+    IMAGE_HASH,
     NEUROID,
     PRESENTATION,
     SCHEMA_VERSION,
@@ -45,10 +45,12 @@ from repalign.stimuli import Stimuli, natural_key, open_stimuli
 from repalign.store import (
     default_folder,
     encoding_for,
+    locked,
     open_group,
     open_store,
     read_manifest,
     seal,
+    write_group,
 )
 
 BATCH_SIZE = 32
@@ -146,6 +148,11 @@ def record(
     if isinstance(model, str | Path | ModelCard):
         card = model if isinstance(model, ModelCard) else load_model_card(split_twin(str(model))[0])
         if card.source == "features":
+            if visual_degrees is not None or "@" in str(model):
+                raise ValueError(
+                    f"{card.name} is a table of features: it has neither an untrained twin nor"
+                    " degrees of visual angle"
+                )
             return read_features(card, layers=layers)
         model = load_network(
             model, visual_degrees=visual_degrees, to=to, mirror=mirror, offline=offline
@@ -165,11 +172,18 @@ def record(
         images = shown if list(shown.ids) == wanted else shown.subset(wanted)
     else:
         dataset, images = "stimuli", stimuli
+    where = pick_device(device)
+    if visual_degrees is not None and images.visual_degrees is None:
+        raise ValueError(
+            f"visual_degrees = {visual_degrees} has no effect, since the stimuli of {dataset} have"
+            " no degrees: set visual_degrees under [stimuli] of their card"
+        )
     prints = {"network": model.fingerprint(), "stimuli": images.fingerprint()}
     run = _Run(model, images, dataset, prints, Path(to) if to is not None else default_folder())
-    todo = [name for name in names if read_manifest(run.layer_path(name)) is None]
-    if todo:
-        run.compute(todo, batch_size=batch_size, device=pick_device(device), progress=progress)
+    if any(read_manifest(run.layer_path(name)) is None for name in names):
+        with locked(run.root):
+            todo = [name for name in names if read_manifest(run.layer_path(name)) is None]
+            run.compute(todo, batch_size=batch_size, device=where, progress=progress)
     return {name: open_activations(run.layer_path(name)) for name in names}
 
 
@@ -191,18 +205,26 @@ def open_layers(path: Path) -> dict[str, xr.Dataset]:
 
 def features_from_file(path: Path) -> dict[str, xr.Dataset]:
     """The arrays of a .npy, .npz or .csv file as the layers of a model called like the file."""
-    if path.suffix.lower() != ".npz":
-        array, ids = read_array(path, None)
-        flat = array.reshape(len(array), -1)
-        return {path.stem: _dataset(flat, ids, path.name, path.stem, array.shape[1:])}
-    with np.load(path, allow_pickle=False) as archive:
-        names = archive.files
-    found = {}
-    for name in names:
-        array, _ = read_array(path, name)
-        flat = array.reshape(len(array), -1)
-        found[name] = _dataset(flat, None, path.name, name, array.shape[1:])
-    return found
+    names = array_names(path)
+    return {
+        name or path.stem: _features(path, name, None, path.name, name or path.stem)
+        for name in names
+    }
+
+
+def _features(
+    path: Path, variable: str | None, ids: Sequence[str] | None, model: str, layer: str
+) -> xr.Dataset:
+    """One stimulus × unit array of a file as a layer; more axes are flattened."""
+    array, own = read_array(path, variable)
+    rows = ids if ids is not None else own
+    if rows is not None and len(rows) != len(array):
+        raise ValueError(f"{path} has {len(array)} rows for {len(rows)} stimulus ids")
+    flat = array.reshape(len(array), -1)
+    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
+    if bad.size:
+        raise ValueError(f"{path} has NaN or infinite values in {bad.size} rows (first {bad[0]})")
+    return _dataset(flat, rows, model, layer, array.shape[1:])
 
 
 def read_features(
@@ -213,28 +235,29 @@ def read_features(
     Without ``stimulus_ids`` in the card the rows have no names, and match a recording's stimuli
     by order only where the numbers are equal; `repalign.compare` says so.
     """
-    chosen = [layers] if isinstance(layers, str) else list(layers or card.features)
+    default = card.layers or tuple(card.features)
+    chosen = [layers] if isinstance(layers, str) else list(layers or default)
     unknown = [name for name in chosen if name not in card.features and name != "all"]
     if unknown:
         raise ValueError(f"no layer {unknown[0]!r}; {card.path} has {', '.join(card.features)}")
     names = list(card.features) if "all" in chosen else chosen
-    ids: list[str] | None = None
-    if card.stimulus_ids is not None:
-        lines = (card.path.parent / card.stimulus_ids).read_text(encoding="utf-8-sig").splitlines()
-        ids = [line.split(",")[0].strip() for line in lines if line.strip()]
-        ids = ids[1:] if ids and ids[0] == STIMULUS else ids
-    found = {}
-    for name in names:
-        array, own = read_array(card.path.parent / Path(card.features[name]).expanduser(), None)
-        rows = ids if ids is not None else own
-        if rows is not None and len(rows) != len(array):
-            raise ValueError(
-                f"card {card.path}: {card.stimulus_ids} has {len(rows)} ids, {card.features[name]}"
-                f" has {len(array)} rows"
-            )
-        flat = array.reshape(len(array), -1)
-        found[name] = _dataset(flat, rows, card.name, name, array.shape[1:])
-    return found
+    ids = None if card.stimulus_ids is None else _read_ids(card.path.parent / card.stimulus_ids)
+    return {
+        name: _features(
+            card.path.parent / Path(card.features[name]).expanduser(), None, ids, card.name, name
+        )
+        for name in names
+    }
+
+
+def _read_ids(path: Path) -> list[str]:
+    """Stimulus ids from the first column of a csv, with or without a header."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise FileNotFoundError(f"no file of stimulus ids at {path}") from error
+    ids = [line.split(",")[0].strip() for line in lines if line.strip()]
+    return ids[1:] if ids and ids[0] == STIMULUS else ids
 
 
 def _dataset(
@@ -253,6 +276,24 @@ def _dataset(
         "shape": [int(n) for n in shape],
     }
     return xr.Dataset({"response": ((PRESENTATION, NEUROID), response)}, coords=coords, attrs=attrs)
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """A module in evaluation mode on the device, and afterwards as it was.
+
+    Channels last is a third faster on CPUs, and gives the same numbers up to rounding.
+    """
+    training = {part: part.training for part in module.modules()}
+    home = next((tensor.device for tensor in module.state_dict().values()), device)
+    module.eval().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        module.to(home).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+        for part, was in training.items():
+            part.training = was
 
 
 class _Arrays(NamedTuple):
@@ -283,9 +324,10 @@ class _Run:
     folder: Path
 
     def layer_path(self, layer: str) -> Path:
-        return self._root() / layer
+        return self.root / layer
 
-    def _root(self) -> Path:
+    @property
+    def root(self) -> Path:
         parts = json.dumps([*self.fingerprints.values(), SCHEMA_VERSION])
         key = hashlib.sha256(parts.encode()).hexdigest()
         name = self.network.name.replace("@", "-").replace(":", "-")
@@ -295,40 +337,63 @@ class _Run:
         self, layers: Sequence[str], *, batch_size: int, device: torch.device, progress: bool
     ) -> None:
         """Record the layers that are not finished, one shard of stimuli after the other."""
-        root = self._root()
-        root.mkdir(parents=True, exist_ok=True)
-        zarr.open_group(root, mode="a", zarr_format=3)
-        # channels last is a third faster on CPUs, and gives the same numbers up to rounding
-        module = self.network.module.to(device)
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        missing = [name for name in layers if not (root / name).exists()]
+        try:
+            zarr.open_group(self.root, mode="a", zarr_format=3)
+            with _evaluating(self.network.module, device):
+                self._compute(layers, batch_size, device, progress=progress)
+        except OSError as error:
+            raise OSError(f"could not write {self.root}: {error.strerror or error}") from error
+        for name in layers:
+            self._finish(self.root / name)
+
+    def _compute(
+        self, layers: Sequence[str], batch_size: int, device: torch.device, *, progress: bool
+    ) -> None:
+        module = self.network.module
+        missing = [name for name in layers if not self.layer_path(name).exists()]
         if missing:
             self._create(missing, batch_size, device)
-        arrays = {name: _Arrays.open(root / name) for name in layers}
+        arrays = {name: _Arrays.open(self.layer_path(name)) for name in layers}
         # layers recorded by different runs may have shards of different sizes
         by_rows: dict[int, list[str]] = {}
         for name, layer in arrays.items():
             by_rows.setdefault(layer.rows_a_shard, []).append(name)
-        with torch.inference_mode():
-            for rows, names in by_rows.items():
-                todo = [
-                    shard
-                    for shard in range(-(-len(self.stimuli) // rows))
-                    if not all(arrays[name].done[shard] for name in names)
-                ]
-                label = f"{self.network.name}: recording {len(names)} layers"
-                for shard in track(todo, label, show=progress):
-                    start = shard * rows
-                    stop = min(start + rows, len(self.stimuli))
-                    with capture(module, names) as seen:
-                        module(self._batch(start, stop, device))
-                    for name in names:
-                        values = seen[name].flatten(1).float().cpu().numpy()
-                        self._check_finite(values, name, start)
-                        arrays[name].response[start:stop] = values
-                        arrays[name].done[shard] = 1
-        for name in layers:
-            self._finish(root / name)
+        for rows, names in by_rows.items():
+            todo = [
+                shard
+                for shard in range(-(-len(self.stimuli) // rows))
+                if not all(arrays[name].done[shard] for name in names)
+            ]
+            label = f"{self.network.name}: recording {len(names)} layers"
+            for shard in track(todo, label, show=progress):
+                start = shard * rows
+                stop = min(start + rows, len(self.stimuli))
+                with capture(module, names) as seen:
+                    module(self._batch(start, stop, device))
+                for name in names:
+                    arrays[name].response[start:stop] = self._rows(
+                        seen[name], name, start, stop, arrays[name].response.shape[1]
+                    )
+                    arrays[name].done[shard] = 1
+
+    def _rows(
+        self, output: Tensor, layer: str, start: int, stop: int, units: int
+    ) -> np.ndarray[Any, Any]:
+        """A layer's output as stimulus × unit, after checking that it is that."""
+        if output.ndim == 0 or len(output) != stop - start or output[0].numel() != units:
+            raise ValueError(
+                f"{self.network.name}, layer {layer}: output of shape {tuple(output.shape)} for"
+                f" {stop - start} stimuli; the first axis must be the stimuli, and the rest the"
+                " same for each"
+            )
+        values: np.ndarray[Any, Any] = output.flatten(1).float().cpu().numpy()
+        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+        if bad.size:
+            raise ValueError(
+                f"{self.network.name}, layer {layer}: NaN or infinite activations for stimulus"
+                f" {self.stimuli.ids[start + int(bad[0])]!r}"
+            )
+        return values
 
     def _batch(self, start: int, stop: int, device: torch.device) -> Tensor:
         images = [
@@ -346,7 +411,7 @@ class _Run:
     def _create(self, layers: Sequence[str], batch_size: int, device: torch.device) -> None:
         """Publish a full-size empty template of each layer, by rename."""
         module = self.network.module
-        with torch.inference_mode(), capture(module, layers) as seen:
+        with capture(module, layers) as seen:
             module(self._batch(0, 1, device))
         n_stimuli = len(self.stimuli)
         rows = min(batch_size, n_stimuli)
@@ -359,9 +424,11 @@ class _Run:
             temporary = path.with_name(f"{name}.tmp-{uuid.uuid4().hex}")
             no_units = np.empty((n_stimuli, 0), dtype=np.float32)
             template = _dataset(no_units, self.stimuli.ids, self.network.name, name, shape)
+            hashes = np.array([self.stimuli.image_hash(i) for i in range(n_stimuli)], dtype=object)
             template = template.drop_vars("response")
+            template = template.assign_coords({IMAGE_HASH: (PRESENTATION, hashes)})
             try:
-                template.to_zarr(temporary, consolidated=False, zarr_format=3)
+                write_group(template, temporary)
                 group = zarr.open_group(temporary, mode="r+")
                 group.create_array(
                     "response",
@@ -369,7 +436,7 @@ class _Run:
                     dtype="float32",
                     fill_value=float("nan"),
                     dimension_names=(PRESENTATION, NEUROID),
-                    attributes={"coordinates": f"{STIMULUS} repetition"},
+                    attributes={"coordinates": f"{STIMULUS} repetition {IMAGE_HASH}"},
                     **encoding_for((n_stimuli, units), 4, rows_a_shard=rows),
                 )
                 group.create_array(
@@ -381,19 +448,8 @@ class _Run:
                     dimension_names=("shard",),
                 )
                 temporary.rename(path)
-            except OSError as error:
-                if not path.exists():  # else another process was faster: use its template
-                    raise OSError(f"could not write {path}: {error.strerror or error}") from error
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-
-    def _check_finite(self, values: np.ndarray[Any, Any], layer: str, start: int) -> None:
-        bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-        if bad.size:
-            raise ValueError(
-                f"{self.network.name}, layer {layer}: NaN or infinite activations for stimulus"
-                f" {self.stimuli.ids[start + int(bad[0])]!r}"
-            )
 
     def _finish(self, path: Path) -> None:
         provenance = {

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib
 import os
 import re
+import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -189,6 +191,9 @@ class ModelCard(Card):
             raise ValueError(
                 'source = "features" and a [features] table (layer = "file.npy") go together'
             )
+        unknown = [name for name in self.layers if self.features and name not in self.features]
+        if unknown:
+            raise ValueError(f"layers names {unknown[0]!r}, which [features] has no file for")
         return self
 
 
@@ -250,12 +255,53 @@ def list_cards(kind: Kind) -> list[str]:
     return sorted(path.stem for path, _ in _iterate(kind))
 
 
+def split_twin(model: str) -> tuple[str, int | None]:
+    """``resnet18@random:7`` → (``resnet18``, 7); ``resnet18`` → (``resnet18``, None).
+
+    Raises:
+        ValueError: something else than ``random`` or ``random:SEED`` after the last ``@``.
+    """
+    name, at, twin = model.rpartition("@")
+    if not at or "/" in twin or twin.endswith(".toml"):
+        return model, None
+    word, colon, seed = twin.partition(":")
+    if word != "random" or (colon and not seed.isdigit()):
+        raise ValueError(f"{model!r}: expected NAME@random or NAME@random:SEED after the name")
+    return name, int(seed) if colon else 0
+
+
+def import_code(card: Card, target: str, key: str) -> Callable[..., Any]:
+    """The ``module:function`` that a card of the user's own names; looks beside the card too.
+
+    Raises:
+        ValueError: the card is not the user's own, or the import fails.
+    """
+    if not card.trusted:
+        raise ValueError(
+            f"card {card.path}: {key} = {target!r} names code, which is run only for cards given"
+            " by path or kept in $REPALIGN_CARDS"
+        )
+    module, _, function = target.partition(":")
+    beside = str(card.path.parent)
+    sys.path.append(beside)
+    try:
+        code: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(
+            f"card {card.path}: {key} = {target!r} failed: {error} (modules are looked for on"
+            f" Python's path and in {beside})"
+        ) from error
+    finally:
+        sys.path.remove(beside)
+    return code
+
+
 def _iterate(kind: Kind) -> Iterator[tuple[Path, bool]]:
     """Each card file of a kind once, with whether its folder is the user's own."""
     seen: dict[str, Path] = {}
     for folder, trusted in _folders(kind):
         for path in sorted(folder.glob("*.toml")):
-            if path.stem.startswith("_") or (trusted and _kind_of(path) != kind):
+            if path.stem.startswith("_") or (trusted and _kind_of(path, kind) != kind):
                 continue
             if path.stem in seen:
                 raise ValueError(
@@ -280,13 +326,19 @@ def _folders(kind: Kind) -> Iterator[tuple[Path, bool]]:
     yield packaged if packaged.is_dir() else here.parent / FOLDERS[kind], False
 
 
-def _kind_of(path: Path) -> Kind | None:
-    """The kind of a card in a folder that mixes both, by the key that only one of them has."""
+def _kind_of(path: Path, wanted: Kind) -> Kind:
+    """The kind of a card in a folder that may mix both, by the key that only one of them has.
+
+    A card that says neither, or is no TOML, counts as wanted: loading it says what is wrong.
+    """
+    for kind, folder in FOLDERS.items():
+        if path.parent.name == folder:
+            return kind
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        return None  # an explicit load of this card says what is wrong with it
-    return "dataset" if "loader" in data else "model" if "source" in data else None
+        return wanted
+    return "dataset" if "loader" in data else "model" if "source" in data else wanted
 
 
 def _read(path: Path, kind: Kind, *, trusted: bool) -> DatasetCard | ModelCard:

@@ -224,7 +224,7 @@ def split_half_ceiling(
     if kept.shape[1] < 4:
         raise ValueError(
             f"{kept.shape[1]} of {responses.shape[1]} stimuli have 2 or more repetitions; a "
-            "split-half ceiling needs 4 such stimuli. Ingest with repetitions (average=False)."
+            "split-half ceiling needs 4 such stimuli. Use single trials, or no split-half ceiling."
         )
     full = kept.nanmean(0)
     if isinstance(metric, InnerProductMetric):

@@ -153,7 +153,11 @@ def cards(
     rows = []
     for kind in ("dataset", "model"):
         for card_name in list_cards(kind):  # type: ignore[arg-type]
-            card = load_card(card_name, kind)  # type: ignore[arg-type]
+            try:
+                card = load_card(card_name, kind)  # type: ignore[arg-type]
+            except ValueError as error:
+                print(f"error: {error}", file=sys.stderr)
+                continue
             rows.append(
                 {
                     "kind": kind,
@@ -317,7 +321,8 @@ def compare(
         first = _select(first, condition)
     seconds: dict[str, Any] = {}
     for model in models:
-        found = _open_model(model, first, _split(layers), device, visual_degrees, where)
+        wanted = _layers_for(model, _split(layers), alone=len(models) == 1)
+        found = _open_model(model, first, wanted, device, visual_degrees, where)
         seconds |= {f"{model} {name}": layer for name, layer in found.items()}
     rows: list[dict[str, Any]] = []
     for one in chosen:
@@ -381,7 +386,7 @@ def _is_array(name: str) -> bool:
 
 
 def _is_store(name: str) -> bool:
-    return name.rstrip("/").endswith(".zarr") or Path(name).is_dir()
+    return name.rstrip("/").endswith(".zarr") or (Path(name) / "manifest.json").is_file()
 
 
 def _kind_by_content(name: str) -> str:
@@ -398,30 +403,38 @@ def _kind_by_content(name: str) -> str:
 
 
 def _is_model_card(name: str) -> bool:
-    from repalign.cards import list_cards
+    from repalign.cards import list_cards, split_twin
 
     if _is_array(name) or _is_store(name):
         return False
-    if name.partition("@")[0].endswith(".toml"):
-        return _kind_by_content(name.partition("@")[0]) == "model"
-    return name.partition("@")[0] in list_cards("model")
+    base = split_twin(name)[0]
+    return (
+        _kind_by_content(base) == "model" if base.endswith(".toml") else base in list_cards("model")
+    )
 
 
 def _open_recording(name: str, where: Mapping[str, Any]) -> xr.Dataset:
+    from repalign.activations import open_layers
     from repalign.loaders import ingest as run
-    from repalign.store import open_store
 
-    return open_store(name) if _is_store(name) else run(name, **where)
+    if not _is_store(name):
+        return run(name, **where)
+    layers = open_layers(Path(name))
+    if len(layers) > 1:
+        raise ValueError(f"{name} holds {', '.join(layers)}; give one of them: {name}/LAYER")
+    return next(iter(layers.values()))
 
 
 def _open_population(name: str, where: Mapping[str, Any]) -> xr.Dataset:
-    """A recording, or an array file as a population without stimulus ids."""
+    """A recording, or an array file of (repetition ×) stimulus × neuroid."""
     if not _is_array(name):
         return _open_recording(name, where)
-    layers = _read_layers(name)
-    if len(layers) > 1:
-        raise ValueError(f"{name} holds {', '.join(layers)}; save the one to compare as .npy")
-    return next(iter(layers.values()))
+    from repalign.comparison import as_population
+    from repalign.loaders.arrays import read_array
+
+    path = Path(name).expanduser()
+    array, ids = read_array(path, None)
+    return as_population(array, path.name, ids)
 
 
 def _read_layers(name: str) -> dict[str, xr.Dataset]:
@@ -429,6 +442,19 @@ def _read_layers(name: str) -> dict[str, xr.Dataset]:
     from repalign.activations import features_from_file
 
     return features_from_file(Path(name).expanduser())
+
+
+def _layers_for(model: str, layers: list[str] | None, *, alone: bool) -> list[str] | None:
+    """The layers asked for; among several models a baseline of one layer keeps its own."""
+    if layers is None or alone or not _is_model_card(model):
+        return layers
+    from repalign.cards import load_model_card, split_twin
+
+    own = load_model_card(split_twin(model)[0]).layers
+    if len(own) == 1 and "all" not in layers and not set(own) & set(layers):
+        print(f"{model} has one layer, {own[0]}: --layers is for the others", file=sys.stderr)
+        return None
+    return layers
 
 
 def _open_model(
@@ -455,16 +481,18 @@ def _open_model(
     if visual_degrees is not None:
         raise ValueError(f"--visual-degrees applies to networks, and {name} is none")
     found: dict[str, xr.Dataset]
-    if _is_array(name):
+    if _is_array(name) and first.attrs.get("kind") == "array" and not name.endswith(".npz"):
+        found = {"": _open_population(name, where)}
+    elif _is_array(name):
         found = _read_layers(name)
     elif _is_store(name):
         found = open_layers(Path(name))
     elif name in list_cards("dataset") or name.endswith(".toml"):
         found = {"": _open_recording(name, where)}
     else:
-        from repalign.cards import load_model_card
+        from repalign.cards import load_model_card, split_twin
 
-        load_model_card(name.partition("@")[0])  # raises, naming near matches
+        load_model_card(split_twin(name)[0])  # raises, naming near matches
         raise ValueError(f"no model, dataset or file is called {name!r}")
     if layers is not None:
         missing = [layer for layer in layers if layer not in found]
@@ -630,6 +658,8 @@ def main() -> None:
     except Exception as error:  # the one place where every error ends
         if debug:
             traceback.print_exc()
-        message = " ".join(str(error).split()) or type(error).__name__
+        message = " ".join(str(error).split())
+        if not isinstance(error, ValueError | OSError | TypeError | ImportError) or not message:
+            message = f"{type(error).__name__}: {message}"  # not one of our own
         print(f"error: {message}", file=sys.stderr)
         sys.exit(1)

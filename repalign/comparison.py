@@ -32,6 +32,7 @@ from repalign.metrics.rdms import condensed
 from repalign.networks import pick_device
 from repalign.progress import track
 from repalign.recording import (
+    IMAGE_HASH,
     STIMULUS,
     Target,
     is_rdm_only,
@@ -39,6 +40,7 @@ from repalign.recording import (
     stimulus_ids,
     targets,
 )
+from repalign.store import load_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -191,7 +193,7 @@ def compare(
         raise ValueError(f"ceiling {choice!r}; expected auto, split-half, nili or none")
     if n_resamples is not None and n_resamples < 0:
         raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
-    first = _as_dataset(first, "first")
+    first = as_population(first, "first")
     seconds = _layers(second)
     if not seconds:
         raise ValueError("second has no layers to compare with")
@@ -233,32 +235,45 @@ class _Population:
     ids: Sequence[str]
 
 
-def _as_dataset(population: Population, which: str) -> xr.Dataset:
-    """A plain array as a dataset whose rows have no names."""
+def as_population(
+    population: Population, name: str = "array", stimulus_id: Sequence[str] | None = None
+) -> xr.Dataset:
+    """A plain array as a dataset, whose rows have no names unless they are given.
+
+    Args:
+        population: shape (stimulus, neuroid) or (repetition, stimulus, neuroid); a repetition
+            that is NaN in every neuroid is missing. A Dataset is given back as it is.
+        name: how results and errors call it.
+        stimulus_id: ids of the rows.
+
+    Raises:
+        TypeError, ValueError: no numbers, another shape, or values that are not finite.
+    """
     if isinstance(population, xr.Dataset):
         return population
     array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{which} is a {type(array).__name__}; expected a Dataset or an array")
+        raise TypeError(f"{name} is a {type(array).__name__}; expected a Dataset or an array")
     if array.ndim not in (2, 3) or array.dtype.kind not in "fiub":
         raise ValueError(
-            f"{which} is an array of {array.dtype} with shape {array.shape}; expected numbers of"
+            f"{name} is an array of {array.dtype} with shape {array.shape}; expected numbers of"
             " shape (stimulus, neuroid) or (repetition, stimulus, neuroid)"
         )
-    if np.isinf(array).any() or (np.isnan(array).any(axis=0).any() and array.ndim == 2):
-        bad = np.flatnonzero(~np.isfinite(array).reshape(-1, *array.shape[-2:]).all(axis=(0, 2)))
-        raise ValueError(f"{which} has NaN or infinite values in {len(bad)} rows (first {bad[0]})")
     stacked = array if array.ndim == 3 else array[None]
     repeats, rows, units = stacked.shape
-    return xr.Dataset(
+    finite = np.isfinite(stacked)
+    missing = np.isnan(stacked).all(axis=2) if repeats > 1 else np.zeros((repeats, rows), bool)
+    bad = np.flatnonzero((~finite.all(axis=2) & ~missing).any(axis=0) | missing.all(axis=0))
+    if bad.size:
+        raise ValueError(f"{name} has NaN or infinite values in {bad.size} rows (first {bad[0]})")
+    ds = xr.Dataset(
         {"response": (("presentation", "neuroid"), stacked.reshape(repeats * rows, units))},
-        attrs={"kind": "array", "dataset": "array", "model": "array", "repeats": repeats},
+        attrs={"kind": "array", "dataset": name, "repeats": repeats},
     )
-
-
-def _row_count(ds: xr.Dataset) -> int:
-    """Number of stimuli of an array, whose repetitions are stacked."""
-    return int(ds.sizes["presentation"] // int(ds.attrs.get("repeats", 1)))
+    if stimulus_id is None:
+        return ds
+    ids = np.array(list(stimulus_id) * repeats, dtype=object)
+    return ds.assign_coords({STIMULUS: ("presentation", ids)})
 
 
 def _layers(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]:
@@ -266,7 +281,7 @@ def _layers(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]:
     if isinstance(second, Mapping) and not isinstance(second, xr.Dataset):
         layers: Mapping[str, xr.Dataset] = second
         return list(layers.values())
-    return [_as_dataset(second, "second")]
+    return [as_population(second, "second")]
 
 
 def _labelled(ds: xr.Dataset) -> xr.Dataset:
@@ -289,6 +304,7 @@ def _shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | 
                 f"no shared stimuli: one side has {len(ours)} such as {ours[0]!r}, the other"
                 f" {len(theirs)} such as {theirs[0]!r}; ids must be equal to match"
             )
+        _check_images(first, second, ids)
         return ids, f"{len(ids)} stimuli matched by id, of {len(ours)} and {len(theirs)}"
     counts = [
         len(stimulus_ids(ds))
@@ -302,6 +318,21 @@ def _shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | 
             " their numbers must be equal"
         )
     return counts[0], f"{counts[0]} rows matched by order, since one side has no stimulus ids"
+
+
+def _check_images(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str]) -> None:
+    """Equal ids must stand for equal images, where both sides have them."""
+    if IMAGE_HASH not in first.coords or IMAGE_HASH not in second.coords:
+        return
+    ours, theirs = (
+        dict(zip(ds[STIMULUS].values, ds[IMAGE_HASH].values, strict=True)) for ds in (first, second)
+    )
+    differ = [name for name in ids if ours[name] != theirs[name]]
+    if differ:
+        raise ValueError(
+            f"{len(differ)} of {len(ids)} shared stimulus ids (first {differ[0]!r}) stand for"
+            " different images; give each image an id of its own in a stimuli table"
+        )
 
 
 def _population(
@@ -324,6 +355,9 @@ def _population(
         "is_network": is_network,
         "fingerprint": str(attrs.get("fingerprint", "")),
     }
+    store = str(attrs.get("store", name))
+    variable = "rdm" if is_rdm_only(ds) else "response"
+    ds = ds.assign({variable: (ds[variable].dims, load_values(ds[variable], store))})
     if is_rdm_only(ds):
         if metric.needs_responses or not isinstance(metric, RSA):
             raise ValueError(
@@ -378,7 +412,7 @@ def _check_patterns(
         raise ValueError(
             f"{name}: the responses to {len(constant)} stimuli ({named}) are the same in all"
             f" {responses.shape[1]} neuroids, so their correlation distance is undefined; use"
-            ' RSA(rdm="euclidean"), or leave these stimuli out'
+            " the Euclidean distance (rsa:rdm=euclidean)"
         )
 
 
@@ -473,6 +507,21 @@ SCORES: dict[type, Callable[..., Scores]] = {
 }
 
 
+def _individuals(brain: _Population, brains: Sequence[_Population]) -> list[_Population]:
+    """All individual subjects of a brain's species and region."""
+    return [
+        other
+        for other in brains
+        if other.target[:2] == brain.target[:2] and other.target.subject != GROUP_SUBJECT
+    ]
+
+
+def _repeated(repeats: Tensor) -> int:
+    """Number of stimuli with two or more repetitions."""
+    shown = ~torch.isnan(repeats).all(dim=2)
+    return int((shown.sum(dim=0) >= 2).sum())
+
+
 def _ceiling(
     brain: _Population,
     brains: Sequence[_Population],
@@ -480,11 +529,7 @@ def _ceiling(
     choice: CeilingChoice,
     seed: int,
 ) -> Ceiling | None:
-    peers = [
-        other
-        for other in brains
-        if other.target[:2] == brain.target[:2] and other.target.subject != GROUP_SUBJECT
-    ]
+    peers = _individuals(brain, brains)
     among_subjects = (
         isinstance(metric, RSA) and len(peers) > 1 and brain.target.subject != GROUP_SUBJECT
     )
@@ -496,12 +541,14 @@ def _ceiling(
         )
     if choice == "nili" and not isinstance(metric, RSA):
         raise ValueError(f"the ceiling over subjects compares RDMs; {metric.name} has none")
-    if choice == "nili" and len(peers) < 2:
+    if choice == "nili" and not any(_individuals(other, brains)[1:] for other in brains):
         raise ValueError(
-            f"{brain.dataset} {brain.target.species} {brain.target.region}: a ceiling over subjects"
-            " needs 2 or more individual subjects; use split-half or none"
+            f"{brain.dataset}: a ceiling over subjects needs 2 or more individual subjects of one"
+            " species and region; use split-half or none"
         )
-    if brain.repeats is not None and choice != "nili":
+    if brain.repeats is not None and choice == "split-half":
+        return split_half_ceiling(brain.repeats, metric, seed=seed)
+    if brain.repeats is not None and choice == "auto" and _repeated(brain.repeats) >= 4:
         return split_half_ceiling(brain.repeats, metric, seed=seed)
     if not among_subjects or not isinstance(metric, RSA):
         return None
@@ -524,6 +571,8 @@ def _comparison(
     parameters = dataclasses.asdict(metric) if dataclasses.is_dataclass(metric) else {}
     if interval is not None:
         parameters["interval"] = f"{interval.kind} ({interval.n_resamples})"
+    if brain.n_neuroids is None:
+        parameters["first"] = "published RDM, as it is"
     layer = model.target.region if model.is_network else " ".join(filter(None, model.target))
     return Comparison(
         dataset=brain.dataset,

@@ -12,11 +12,10 @@ from typing import Any
 import xarray as xr
 
 from repalign.activations import record
-from repalign.cards import load_model_card
+from repalign.cards import load_model_card, split_twin
 from repalign.comparison import Comparison, Comparisons, compare
 from repalign.loaders import ingest
 from repalign.metrics import CKA, RSA, Metric, Ridge
-from repalign.networks import split_twin
 from repalign.recording import is_rdm_only
 from repalign.reporting import write_report
 from repalign.simulation import write_simulated_dataset

@@ -6,10 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 import hashlib
-import importlib
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.cards import FileSource, ModelCard, Preprocessing, load_model_card
+from repalign.cards import (
+    FileSource,
+    ModelCard,
+    Preprocessing,
+    import_code,
+    load_model_card,
+    split_twin,
+)
 from repalign.fetch import fetch_file
 from repalign.stimuli import BACKDROP, Image
 from repalign.store import default_folder
@@ -47,14 +55,27 @@ class Network:
     visual_degrees: float | None = None
 
     def fingerprint(self) -> str:
-        """sha256 of the weights, the module's structure and the preprocessing."""
+        """sha256 of the weights, the module's structure, its code and the preprocessing."""
         digest = hashlib.sha256(repr(self.module).encode())
+        for source in _sources(self.module):
+            digest.update(source.encode())
         digest.update(self.preprocessing.model_dump_json().encode())
         digest.update(repr(self.visual_degrees).encode())
         for name, tensor in self.module.state_dict().items():
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return f"sha256:{digest.hexdigest()}"
+
+
+def _sources(module: nn.Module) -> list[str]:
+    """The code of the classes that a module is made of, torch's own left out."""
+    kinds = {type(part) for part in module.modules()}
+    sources = []
+    for kind in sorted(kinds, key=lambda kind: (kind.__module__, kind.__qualname__)):
+        if not kind.__module__.startswith("torch."):
+            with contextlib.suppress(OSError, TypeError):  # made in an interactive session
+                sources.append(inspect.getsource(kind))
+    return sources
 
 
 def load_network(
@@ -90,6 +111,8 @@ def load_network(
         card, twin_seed = load_model_card(text), seed
     if card.source == "features":
         raise ValueError(f"{card.name} is a table of features, not a network that can be run")
+    if visual_degrees is not None and visual_degrees <= 0:
+        raise ValueError(f"visual_degrees is {visual_degrees}, expected more than 0")
     name = card.name
     if twin_seed is None and card.weights == "random":
         twin_seed = 0
@@ -112,17 +135,6 @@ def load_network(
         layers=card.layers,
         visual_degrees=visual_degrees or card.visual_degrees,
     )
-
-
-def split_twin(model: str) -> tuple[str, int | None]:
-    """``resnet18@random:7`` → (``resnet18``, 7); ``resnet18`` → (``resnet18``, None)."""
-    name, at, twin = model.partition("@")
-    if not at:
-        return name, None
-    word, colon, seed = twin.partition(":")
-    if word != "random" or (colon and not seed.isdigit()):
-        raise ValueError(f"{model!r}: expected NAME@random or NAME@random:SEED after the name")
-    return name, int(seed) if colon else 0
 
 
 def _torchvision(name: str) -> nn.Module:
@@ -173,14 +185,10 @@ def _build(card: ModelCard) -> nn.Module:
             f"card {card.path}: source = {card.source!r}, expected one of"
             f" {', '.join(f'{s}:NAME' for s in SOURCES)}, or your own 'module:function'"
         )
-    if not card.trusted:
-        raise ValueError(
-            f"card {card.path}: source = {card.source!r} names code, which is run only for cards"
-            " given by path or kept in $REPALIGN_CARDS"
-        )
+    build = import_code(card, card.source, "source")
     try:
-        built = getattr(importlib.import_module(prefix), name)()
-    except (ImportError, AttributeError, TypeError) as error:
+        built = build()
+    except TypeError as error:
         raise ValueError(f"card {card.path}: source = {card.source!r} failed: {error}") from error
     if not isinstance(built, nn.Module):
         raise TypeError(

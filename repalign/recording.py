@@ -9,6 +9,8 @@ Activations of a network are the same with one repetition: a network is one more
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ PRESENTATION = "presentation"
 NEUROID = "neuroid"
 SUBJECT = "subject"
 STIMULUS = "stimulus_id"
+IMAGE_HASH = "image_sha256"  # of each stimulus' image file, where there is one
 SCHEMA_VERSION = 1
 
 _NEUROID_COORDS = ("neuroid_id", "species", "subject", "region")
@@ -144,6 +147,10 @@ def check_recording(ds: xr.Dataset) -> None:
             "not a recording: it has neither 'response' nor 'rdm'; build it with make_recording"
         )
     problems = _rdm_problems(ds) if is_rdm_only(ds) else _response_problems(ds)
+    try:
+        json.dumps(ds.attrs)
+    except TypeError as error:
+        problems.append(f"an attribute is not text, a number or a list of them ({error})")
     if problems:
         raise ValueError("bad recording: " + "; ".join(problems))
 
@@ -226,18 +233,23 @@ def select(ds: xr.Dataset, **coordinates: Any) -> xr.Dataset:
     """
     for name, wanted in coordinates.items():
         if name not in ds.coords:
-            raise ValueError(f"no coordinate {name!r}; there are {', '.join(map(str, ds.coords))}")
-        values = ds[name].values
+            known = ", ".join(sorted(map(str, ds.coords)))
+            raise ValueError(f"no coordinate {name!r}; there are {known}")
+        values = ds[name].values.tolist()
         wanted = list(wanted) if isinstance(wanted, list | tuple | set | np.ndarray) else [wanted]
-        keep = np.isin(values.astype(object), np.array(wanted, dtype=object))
+        texts = {str(value) for value in wanted}  # a command line has no numbers
+        keep = np.array([value in wanted or str(value) in texts for value in values])
         if not keep.any():
-            known = ", ".join(map(str, dict.fromkeys(values.tolist())))
+            known = ", ".join(map(str, dict.fromkeys(values)))
             raise ValueError(f"nothing has {name} = {wanted!r}; there is {known[:300]}")
         dimension = ds[name].dims[0]
         indexers: dict[Any, Any] = {dimension: keep}
         if dimension == STIMULUS:
             indexers[f"{STIMULUS}_"] = keep
         ds = ds.isel(indexers)
+        if "fingerprint" in ds.attrs:
+            chosen = f"{ds.attrs['fingerprint']} {name} {sorted(texts)}"
+            ds.attrs["fingerprint"] = f"sha256:{hashlib.sha256(chosen.encode()).hexdigest()}"
     return ds
 
 

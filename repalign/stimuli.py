@@ -10,6 +10,7 @@ import hashlib
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,7 @@ import xarray as xr
 from jaxtyping import UInt8
 
 from repalign.recording import STIMULUS
-from repalign.store import has_group, open_store
+from repalign.store import REMEDY, has_group, open_store
 
 GROUP = "stimuli"
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
@@ -65,6 +66,10 @@ class Stimuli:
             ValueError: the file is no image, or is cut short.
         """
         return decode(self.files[index], self.ids[index])
+
+    def image_hash(self, index: int) -> str:
+        """Return 16 hex digits of the sha256 of one image file."""
+        return hashlib.sha256(self.files[index]).hexdigest()[:16]
 
     def subset(self, ids: Sequence[str]) -> Stimuli:
         """Return the stimuli with these ids, in this order."""
@@ -142,8 +147,8 @@ def read_images(path: Path) -> dict[str, bytes]:
                                 f" at most {MAX_FILE_BYTES} are expected of an image"
                             )
                         found[info.filename] = archive.read(info)
-        except (zipfile.BadZipFile, EOFError, NotImplementedError) as error:
-            raise ValueError(f"{path} is a damaged zip: {error}") from error
+        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+            raise ValueError(f"{path} is a damaged or encrypted zip: {error}") from error
     if not found:
         raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)})")
     return {name: found[name] for name in sorted(found, key=natural_key)}
@@ -191,9 +196,7 @@ class _StoredFiles(Sequence[bytes]):
         try:
             return self.data[int(self.starts[index]) : int(self.stops[index])].values.tobytes()
         except (OSError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"store {self.path} is damaged: {error}; write it again with --overwrite"
-            ) from error
+            raise ValueError(f"store {self.path} is damaged: {error}; {REMEDY}") from error
 
 
 def open_stimuli(source: xr.Dataset | str | Path) -> Stimuli:

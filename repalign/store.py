@@ -26,7 +26,10 @@ import numpy as np
 import xarray as xr
 
 MANIFEST = "manifest.json"
+METADATA = "zarr.json"
+LOCKS = ".locks"
 FORMAT = "repalign-store-1"
+REMEDY = "delete it and run again"
 CHUNK_BYTES = 4 << 20
 VECTOR_CHUNK_BYTES = 256 << 10  # image files are read one by one
 SHARD_BYTES = 64 << 20
@@ -83,11 +86,14 @@ def encoding_for(shape: tuple[int, ...], itemsize: int, rows_a_shard: int = 0) -
 
 def write_group(ds: xr.Dataset, folder: Path, group: str = "") -> None:
     """Write one dataset into a store that is being built, a whole shard at a time."""
+    from zarr.codecs import Crc32cCodec, ZstdCodec
+
     encoding: dict[Any, dict[str, Any]] = {}
     for name, variable in ds.variables.items():
         variable.encoding.clear()
         if variable.dtype.kind in "OUT":
             ds[name] = ds[name].astype(object)  # variable-length strings; fixed ones cannot grow
+            encoding[name] = {"compressors": (ZstdCodec(), Crc32cCodec())}
         elif variable.ndim and variable.size:
             encoding[name] = encoding_for(variable.shape, variable.dtype.itemsize)
             if variable.chunks is not None:
@@ -128,6 +134,24 @@ def write_store(
         if validate is not None:
             validate(written[""])
         seal(folder, written, provenance)
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time make the store at ``path``; a killed one frees the lock."""
+    from filelock import FileLock
+
+    try:
+        folder = path.parent / LOCKS
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / f"{path.name}.lock")
+        lock.acquire()
+    except OSError as error:
+        raise OSError(f"could not write into {path.parent}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextlib.contextmanager
@@ -178,31 +202,37 @@ def seal(folder: Path, groups: Mapping[str, xr.Dataset], provenance: Mapping[str
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
+    metadata = {name: _sha256(folder / name) for name in files if name.endswith(METADATA)}
     manifest = {
         "format": FORMAT,
         "fingerprints": prints,
         "provenance": dict(provenance),
         "files": files,
+        "metadata": metadata,
     }
     write_file(folder / MANIFEST, json.dumps(manifest, indent=1))
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
     """The manifest of a store, or None where there is no finished store."""
     _recover(path)
     try:
-        manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    except NotADirectoryError as error:
+        raise NotADirectoryError(f"{path.parent} is a file; stores need a folder") from error
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"store {path} is damaged: its manifest cannot be read ({error})"
+            f"store {path} is damaged: its manifest cannot be read ({error}); {REMEDY}"
         ) from error
-    if manifest.get("format") != FORMAT:
-        raise ValueError(
-            f"store {path} has format {manifest.get('format')!r}, this version reads {FORMAT!r};"
-            " write it again with --overwrite"
-        )
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ValueError(f"store {path} is no {FORMAT}, which this version reads; {REMEDY}")
+    manifest: dict[str, Any] = content
     return manifest
 
 
@@ -228,9 +258,11 @@ def open_store(path: str | Path, group: str = "", *, dask: bool = True) -> xr.Da
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
             raise ValueError(
-                f"store {path} is damaged: {name} {state}, expected {size} bytes;"
-                " write it again with --overwrite"
+                f"store {path} is damaged: {name} {state}, expected {size} bytes; {REMEDY}"
             )
+    for name, digest in manifest["metadata"].items():
+        if _sha256(path / name) != digest:
+            raise ValueError(f"store {path} is damaged: {name} was changed; {REMEDY}")
     if group not in manifest["fingerprints"]:
         raise ValueError(f"store {path} has no group {group!r}")
     ds = open_group(path, group, dask=dask)
@@ -261,9 +293,18 @@ def open_group(path: Path, group: str, *, dask: bool = True) -> xr.Dataset:
                 if shards is not None:
                     sizes = zip(variable.dims, shards, strict=True)
                     ds[name] = ds[name].chunk({d: min(s, ds.sizes[d]) for d, s in sizes})
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"store {path} is damaged: {error}; write it again") from error
+    except Exception as error:  # codecs raise many types
+        raise ValueError(f"store {path} is damaged: {error}; {REMEDY}") from error
     return ds
+
+
+def load_values(variable: xr.DataArray, store: str) -> np.ndarray[Any, np.dtype[Any]]:
+    """Read an array, naming its store where a chunk is damaged."""
+    try:
+        values: np.ndarray[Any, np.dtype[Any]] = variable.values
+    except Exception as error:  # codecs raise many types
+        raise ValueError(f"store {store} is damaged: {error}; {REMEDY}") from error
+    return values
 
 
 def fingerprint(ds: xr.Dataset) -> str:

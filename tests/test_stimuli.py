@@ -122,7 +122,7 @@ def test_archive_cannot_write_outside(tmp_path: Path, random: np.random.Generato
 
 def test_damaged_and_empty_sources_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.zip").write_bytes(b"PK no zip")
-    with pytest.raises(ValueError, match="damaged zip"):
+    with pytest.raises(ValueError, match="damaged or encrypted zip"):
         read_images(tmp_path / "a.zip")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no images"):

@@ -8,18 +8,20 @@ one; a user's own loader is ``module:function`` in a card of the user's own.
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard, load_dataset_card
+from repalign.cards import DatasetCard, import_code, load_dataset_card
 from repalign.fetch import fetch_files, file_hash
-from repalign.recording import check_recording
+from repalign.recording import IMAGE_HASH, STIMULUS, check_recording
 from repalign.stimuli import GROUP, Stimuli, stimuli_to_dataset
-from repalign.store import default_folder, open_store, read_manifest, write_store
+from repalign.store import default_folder, locked, open_store, read_manifest, write_store
 
 Loaded = tuple[xr.Dataset, Stimuli | None]
 Loader = Callable[[DatasetCard, Mapping[str, Path]], Loaded]
@@ -36,25 +38,16 @@ def find_loader(card: DatasetCard) -> Loader:
     Raises:
         ValueError: no such loader, or code named by a card that the user did not name.
     """
-    target = LOADERS.get(card.loader)
-    if target is None:
-        if ":" not in card.loader:
-            raise ValueError(
-                f"card {card.path}: loader = {card.loader!r}, expected one of"
-                f" {', '.join(sorted(LOADERS))}, or your own 'module:function'"
-            )
-        if not card.trusted:
-            raise ValueError(
-                f"card {card.path}: loader = {card.loader!r} names code, which is run only for"
-                " cards given by path or kept in $REPALIGN_CARDS"
-            )
-        target = card.loader
-    module, _, function = target.partition(":")
-    try:
+    if card.loader in LOADERS:
+        module, _, function = LOADERS[card.loader].partition(":")
         loader: Loader = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"card {card.path}: loader = {card.loader!r} failed: {error}") from error
-    return loader
+        return loader
+    if ":" not in card.loader:
+        raise ValueError(
+            f"card {card.path}: loader = {card.loader!r}, expected one of"
+            f" {', '.join(sorted(LOADERS))}, or your own 'module:function'"
+        )
+    return import_code(card, card.loader, "loader")
 
 
 def ingest(
@@ -85,36 +78,78 @@ def ingest(
     card = dataset if isinstance(dataset, DatasetCard) else load_dataset_card(dataset)
     folder = Path(to) if to is not None else default_folder()
     path = folder / f"{card.name}.zarr"
-    manifest = None if overwrite else read_manifest(path)
-    if manifest is not None and _is_current(card, manifest["provenance"]):
-        return open_store(path)
     loader = find_loader(card)
-    files = fetch_files(card, to=folder, mirror=mirror, offline=offline)
-    recording, stimuli = loader(card, files)
+    provenance: dict[str, Any] = {
+        "card": card.name,
+        "card_path": str(card.path),
+        "card_sha256": card.sha256,
+        "loader_sha256": _code_hash(loader),
+    }
+    with locked(path):
+        manifest = None if overwrite else read_manifest(path)
+        if manifest is not None and _is_current(card, provenance, manifest["provenance"], path):
+            return open_store(path)
+        files = fetch_files(card, to=folder, mirror=mirror, offline=offline)
+        recording, stimuli = _load(loader, card, files)
+        groups = {"": recording}
+        if stimuli is not None:
+            groups[GROUP] = stimuli_to_dataset(stimuli)
+        else:
+            print(f"{card.name}: no images, so networks cannot be recorded on it", file=sys.stderr)
+        provenance |= {"sources": {role: _describe(file) for role, file in files.items()}}
+        write_store(path, groups, provenance=provenance, validate=check_recording, overwrite=True)
+        return open_store(path)
+
+
+def _load(
+    loader: Loader, card: DatasetCard, files: Mapping[str, Path]
+) -> tuple[xr.Dataset, Stimuli | None]:
+    """Call the loader and check what it gives; every image is decoded once."""
+    loaded = loader(card, files)
+    if not (isinstance(loaded, tuple) and len(loaded) == 2 and isinstance(loaded[0], xr.Dataset)):
+        raise TypeError(
+            f"card {card.path}: loader {card.loader!r} gave a {type(loaded).__name__}; expected"
+            " (recording, stimuli or None)"
+        )
+    recording, stimuli = loaded
     recording.attrs |= _attributes(card)
     check_recording(recording)
-    groups = {"": recording}
     if stimuli is not None:
-        _check_images(stimuli)
-        groups[GROUP] = stimuli_to_dataset(stimuli)
-    else:
-        print(f"{card.name}: no images, so networks cannot be recorded on it", file=sys.stderr)
-    sources = {role: _describe(path) for role, path in files.items()}
-    provenance = {"card": card.name, "card_sha256": card.sha256, "sources": sources}
-    write_store(path, groups, provenance=provenance, validate=check_recording, overwrite=True)
-    return open_store(path)
+        hashes = {name: stimuli.image_hash(i) for i, name in enumerate(stimuli.ids)}
+        for index in range(len(stimuli)):
+            stimuli.image(index)
+        ids = recording[STIMULUS]
+        missing = [name for name in ids.values if name not in hashes]
+        if missing:
+            raise ValueError(f"{card.name}: no image for stimulus {missing[0]!r}")
+        column = np.array([hashes[name] for name in ids.values], dtype=object)
+        recording = recording.assign_coords({IMAGE_HASH: (ids.dims, column)})
+    return recording, stimuli
 
 
-def _is_current(card: DatasetCard, provenance: Mapping[str, Any]) -> bool:
-    """Whether a store was made from this card and from local files that have not changed."""
-    if provenance.get("card_sha256") != card.sha256:
+def _code_hash(function: Callable[..., Any]) -> str:
+    """sha256 of the file that a loader is written in, so that no store outlives its code."""
+    source = inspect.getsourcefile(function)
+    return "" if source is None else file_hash(Path(source))
+
+
+def _is_current(
+    card: DatasetCard, ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path
+) -> bool:
+    """Whether a store was made from this card, by this code, from files that have not changed."""
+    if theirs.get("card_path") != ours["card_path"] and Path(theirs["card_path"]).is_file():
+        raise FileExistsError(
+            f"{path} was made from another card of the same name, {theirs['card_path']}; rename"
+            " one of the two, or keep their stores in different folders (--to)"
+        )
+    if any(theirs.get(key) != ours[key] for key in ("card_sha256", "loader_sha256")):
         return False
     for role, source in card.files.items():
         if source.path is None:
             continue  # pinned by the card, or found by name when first ingested
-        path = card.path.parent / Path(source.path).expanduser()
-        known = provenance["sources"].get(role, {})
-        if path.exists() and _stamp(path) != known.get("stamp"):
+        file = card.path.parent / Path(source.path).expanduser()
+        known = theirs["sources"].get(role, {})
+        if file.exists() and _stamp(file) != known.get("stamp"):
             return False
     return True
 
@@ -143,9 +178,3 @@ def _attributes(card: DatasetCard) -> dict[str, Any]:
     if card.stimuli.visual_degrees is not None:
         attributes["visual_degrees"] = str(card.stimuli.visual_degrees)
     return attributes
-
-
-def _check_images(stimuli: Stimuli) -> None:
-    """Decode every image once, so that a corrupt one is found now and not in a long run."""
-    for index in range(len(stimuli)):
-        stimuli.image(index)

@@ -15,6 +15,7 @@ Options of the card: see `Options`.
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +32,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 STIMULUS_AXIS, NEUROID_AXIS, REPETITION_AXIS = "stimulus", "neuroid", "repetition"
+RESERVED = {
+    *("stimulus_id", "stimulus", "presentation", "repetition", "response", "rdm", "time_bin"),
+    *("neuroid", "neuroid_id", "species", "subject", "region", "session", "image_sha256"),
+    *("data", "start", "stop", "byte"),
+}
 ROLES = ("responses", "images", "stimuli", "neuroids")
 
 
@@ -70,8 +76,9 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
     array = _arrange(array, options.dims, n_stimuli, files["responses"])
 
     stimuli_count = array.shape[1]
-    names = _match_images(images, table, stimuli_count, files)
-    ids = _stimulus_ids(table, header_ids, names, stimuli_count)
+    known = _known_ids(table, header_ids, files)
+    names = _match_images(images, table, known, stimuli_count, files)
+    ids = known or _invented_ids(card, names, stimuli_count)
     neuroids = _neuroid_columns(card, files, options, array.shape[2])
     labels = _labels(table)
 
@@ -139,38 +146,66 @@ def read_array(
         raise ValueError(f"{path}: expected responses in .npy, .npz or .csv")
     if variable is not None and suffix != ".npz":
         raise ValueError(f"{path}: variable = {variable!r} applies to .npz files only")
+    if suffix == ".csv":
+        return _read_csv(path)
     try:
-        if suffix == ".csv":
-            return _read_csv(path)
         loaded = np.load(path, allow_pickle=False)
-        if suffix == ".npz":
+        if isinstance(loaded, np.lib.npyio.NpzFile):
             with loaded:
-                names = loaded.files
-                if variable is None and len(names) != 1:
-                    raise ValueError(
-                        f'{path} holds {", ".join(names)}; choose by variable = "…" in [options]'
-                    )
-                if variable is not None and variable not in names:
-                    raise ValueError(f"{path} has no {variable!r}; it holds {', '.join(names)}")
-                loaded = loaded[variable or names[0]]
-    except (OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:
+                loaded = loaded[_choose_variable(path, loaded.files, variable)]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no file {path}") from error
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         if str(path) in str(error):
             raise
-        raise ValueError(f"{path} is no readable array file: {error}") from error
+        reason = "it holds Python objects" if "pickle" in str(error) else str(error)
+        raise ValueError(f"{path} is no readable {suffix} file: {reason}") from error
+    if loaded.ndim < 2:
+        raise ValueError(f"{path} has shape {loaded.shape}, expected two or more axes")
     if loaded.dtype.kind not in "fiub":
         raise ValueError(f"{path} has type {loaded.dtype}, expected numbers")
     dtype = loaded.dtype if loaded.dtype in (np.float32, np.float64) else np.float64
     return np.asarray(loaded, dtype=dtype), None
 
 
+def array_names(path: Path) -> list[str | None]:
+    """The arrays of an .npz; of other files the one that has no name."""
+    if path.suffix.lower() != ".npz":
+        return [None]
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no file {path}") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no readable .npz file: {error}") from error
+
+
+def _choose_variable(path: Path, names: Sequence[str], variable: str | None) -> str:
+    if variable is None and len(names) != 1:
+        raise ValueError(
+            f'{path} holds {", ".join(names)}; choose one (variable = "…" under [options] of a'
+            " dataset card), or save it as .npy"
+        )
+    if variable is not None and variable not in names:
+        raise ValueError(f"{path} has no {variable!r}; it holds {', '.join(names)}")
+    return variable or names[0]
+
+
 def _read_csv(path: Path) -> tuple[np.ndarray[Any, Any], Sequence[str] | None]:
     import pandas as pd
 
-    first = path.read_text(encoding="utf-8-sig").partition("\n")[0].split(",")
-    has_header = any(not _is_number(cell) for cell in first)
-    frame = pd.read_csv(path, header=0 if has_header else None)
+    try:
+        first = path.read_text(encoding="utf-8-sig").partition("\n")[0].split(",")
+        has_header = any(not _is_number(cell) for cell in first)
+        frame = pd.read_csv(path, header=0 if has_header else None)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"{path} is no readable csv: {error}") from error
+    if has_header and not first[0].strip():
+        raise ValueError(
+            f"{path}: the first column has no name and may be row numbers; name it stimulus_id or"
+            " leave it out"
+        )
     ids = None
     if has_header and "stimulus_id" in frame.columns:
         ids = [str(value) for value in frame.pop("stimulus_id")]
@@ -239,10 +274,11 @@ def _guess_dims(array: np.ndarray[Any, Any], n_stimuli: int | None, path: Path) 
 def _match_images(
     images: Mapping[str, bytes] | None,
     table: pd.DataFrame | None,
+    known: Sequence[str] | None,
     n_stimuli: int,
     files: Mapping[str, Path],
 ) -> list[str]:
-    """The image file of each stimulus: by the table's ``filename``, else by natural order."""
+    """The image file of each stimulus: by the table's ``filename``, by ids, or by order."""
     if images is None:
         return []
     if table is None or "filename" not in table.columns:
@@ -251,43 +287,61 @@ def _match_images(
                 f"{files['images']} holds {len(images)} images for {n_stimuli} stimuli; add a"
                 " stimuli table with a 'filename' column, or remove the extra files"
             )
+        by_stem = {Path(name).stem: name for name in images}
+        if known is not None and set(known) == set(by_stem):
+            return [by_stem[name] for name in known]  # ids that are file names say more than order
         return list(images)
-    by_name = {Path(name).name: name for name in images}
-    names = [str(name) for name in table["filename"]]
-    missing = [name for name in names if name not in images and name not in by_name]
-    if missing:
-        raise ValueError(
-            f"{files['images']} lacks {len(missing)} images that {files['stimuli']} names,"
-            f" such as {missing[0]!r}"
-        )
-    return [name if name in images else by_name[name] for name in names]
+    by_name: dict[str, list[str]] = {}
+    for name in images:
+        by_name.setdefault(Path(name).name, []).append(name)
+    chosen = []
+    for name in table["filename"]:
+        found = [str(name)] if name in images else by_name.get(str(name), [])
+        if len(found) != 1:
+            state = f"lacks {name!r}" if not found else f"has {name!r} {len(found)} times"
+            raise ValueError(
+                f"{files['images']} {state}, which {files['stimuli']} names; give the path inside"
+                " the zip or folder"
+            )
+        chosen.append(found[0])
+    return chosen
 
 
-def _stimulus_ids(
-    table: pd.DataFrame | None,
-    header_ids: Sequence[str] | None,
-    names: Sequence[str],
-    n_stimuli: int,
-) -> list[str]:
+def _known_ids(
+    table: pd.DataFrame | None, header_ids: Sequence[str] | None, files: Mapping[str, Path]
+) -> list[str] | None:
+    """Stimulus ids that the user gave, in the table or in the array's csv."""
+    listed = None
     if table is not None and "stimulus_id" in table.columns:
-        return [str(value) for value in table["stimulus_id"]]
-    if header_ids is not None:
-        return list(header_ids)
-    if names:
-        stems = [Path(name).stem for name in names]
-        unique = len(set(stems)) == len(stems)
-        return stems if unique else [str(Path(name).with_suffix("")) for name in names]
-    return [f"stimulus-{i:04d}" for i in range(n_stimuli)]
+        listed = [str(value) for value in table["stimulus_id"]]
+    if listed is not None and header_ids is not None and listed != list(header_ids):
+        raise ValueError(
+            f"{files['stimuli']} and {files['responses']} give different stimulus ids, or in"
+            " different order; remove the column from one of them"
+        )
+    return listed or (None if header_ids is None else list(header_ids))
+
+
+def _invented_ids(card: DatasetCard, names: Sequence[str], n_stimuli: int) -> list[str]:
+    """Ids from the file names; without images they carry the card's name, to match nothing else."""
+    if not names:
+        return [f"{card.name}/{i:04d}" for i in range(n_stimuli)]
+    stems = [Path(name).stem for name in names]
+    unique = len(set(stems)) == len(stems)
+    return stems if unique else [str(Path(name).with_suffix("")) for name in names]
 
 
 def _labels(table: pd.DataFrame | None) -> dict[str, np.ndarray[Any, Any]]:
     """All other columns of the stimuli table; text as text, numbers as numbers."""
     if table is None:
         return {}
-    reserved = ("stimulus_id", "filename", "repetition", "response")
+    used = ("stimulus_id", "filename")
+    taken = [str(name) for name in table.columns if name in RESERVED and name not in used]
+    if taken:
+        raise ValueError(f"the stimuli table has a column {taken[0]!r}, a name of ours; rename it")
     labels = {}
     for name in table.columns:
-        if str(name) not in reserved:
+        if name not in used:
             values = table[name].to_numpy()
             is_number = values.dtype.kind in "fiub"
             labels[str(name)] = (

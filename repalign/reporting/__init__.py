@@ -131,7 +131,9 @@ def _result_files(path: Path) -> list[Path]:
         return [path]
     if found := sorted(path.rglob(RESULTS)):
         return found
-    raise FileNotFoundError(f"no {RESULTS} in {path} or below it; run a comparison with --to first")
+    raise FileNotFoundError(
+        f"no {RESULTS} in {path} or below it; run a comparison with --out first"
+    )
 
 
 def _read_file(path: Path) -> list[dict[str, Any]]:
