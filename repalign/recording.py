@@ -249,7 +249,8 @@ def select(ds: xr.Dataset, **coordinates: Any) -> xr.Dataset:
         ds = ds.isel(indexers)
         if "fingerprint" in ds.attrs:
             chosen = f"{ds.attrs['fingerprint']} {name} {sorted(texts)}"
-            ds.attrs["fingerprint"] = f"sha256:{hashlib.sha256(chosen.encode()).hexdigest()}"
+            digest = hashlib.sha256(chosen.encode()).hexdigest()
+            ds = ds.assign_attrs(fingerprint=f"sha256:{digest}")
     return ds
 
 

@@ -199,6 +199,73 @@ def test_activation_that_is_not_finite_names_layer_and_stimulus(
         record(network, stimuli=stimuli, layers="conv2", progress=False)
 
 
+def test_layer_that_is_not_stimulus_first_is_refused(stimuli: Stimuli) -> None:
+    class Turned(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat = nn.Flatten()
+            self.turn = nn.Identity()
+            self.rnn = nn.LSTM(3 * 8 * 8, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            flat = self.flat(x)
+            self.turn(flat.T)
+            output, _ = self.rnn(flat[None])  # (sequence, batch, unit)
+            return output
+
+    network = Network("turned", Turned(), Preprocessing(size=(8, 8)))
+    for layer in ("turn", "rnn"):
+        with pytest.raises(ValueError, match=f"turned, layer {layer}: output of shape .* 11 stim"):
+            record(network, stimuli=stimuli, layers=layer, progress=False)
+    assert record(network, stimuli=stimuli, layers="flat", progress=False)
+
+
+def test_module_is_recorded_in_evaluation_mode_and_given_back_as_it_was(stimuli: Stimuli) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.Dropout(0.5)).train()
+    network = Network("dropping", module, Preprocessing(size=(8, 8)))
+    values = record(network, stimuli=stimuli, layers="1", progress=False)["1"]["response"].values
+    expected = [preprocess(stimuli.image(i), network.preprocessing) for i in range(len(stimuli))]
+    np.testing.assert_allclose(values, torch.stack(expected).flatten(1).numpy(), rtol=1e-6)
+    assert module.training
+    assert module[1].training
+
+
+def test_changed_code_of_a_network_is_never_served(tmp_path: Path, stimuli: Stimuli) -> None:
+    import importlib
+    import sys
+
+    code = """
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Flatten()
+    def forward(self, x):
+        return self.out(x * FACTOR)
+def build():
+    return Net()
+"""
+    (tmp_path / "net.toml").write_text(
+        'name = "net"\nsource = "changing_net:build"\nlayers = ["out"]\n'
+    )
+    means = []
+    for factor in ("1.0", "2.0"):
+        (tmp_path / "changing_net.py").write_text(code.replace("FACTOR", factor))
+        importlib.invalidate_caches()
+        sys.modules.pop("changing_net", None)
+        __import__("linecache").clearcache()
+        found = record(tmp_path / "net.toml", stimuli=stimuli, progress=False)
+        means.append(float(found["out"]["response"].mean()))
+    assert means[1] == pytest.approx(2 * means[0], rel=1e-5)
+
+
+def test_visual_degrees_that_would_have_no_effect_are_refused(stimuli: Stimuli) -> None:
+    with pytest.raises(ValueError, match="have no degrees: set visual_degrees under"):
+        record("pixels", stimuli=stimuli, visual_degrees=8.0)
+    with pytest.raises(ValueError, match="expected more than 0"):
+        record("pixels", stimuli=stimuli, visual_degrees=-4.0)
+
+
 def test_layers_must_exist_and_be_used(network: Network, stimuli: Stimuli) -> None:
     with pytest.raises(ValueError, match="no layer 'conv3'; near matches: conv"):
         record(network, stimuli=stimuli, layers="conv3", progress=False)
@@ -239,6 +306,14 @@ def test_features_file_stands_as_a_model_card(tmp_path: Path, random: np.random.
     assert results.note == "5 stimuli matched by id, of 5 and 5"
     with pytest.raises(ValueError, match="no layer 'x'"):
         record(str(tmp_path / "mine.toml"), stimuli=recording, layers="x")
+    with pytest.raises(ValueError, match="neither an untrained twin nor"):
+        record(str(tmp_path / "mine.toml") + "@random", stimuli=recording)
+    (tmp_path / "ids.csv").write_text("a\nb\n")
+    with pytest.raises(ValueError, match="has 5 rows for 2 stimulus ids"):
+        record(str(tmp_path / "mine.toml"), stimuli=recording)
+    np.save(tmp_path / "deep.npy", np.full((2, 3), np.nan))
+    with pytest.raises(ValueError, match="NaN or infinite values in 2 rows"):
+        record(str(tmp_path / "mine.toml"), stimuli=recording)
 
 
 def test_npz_is_several_layers(tmp_path: Path) -> None:

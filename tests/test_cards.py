@@ -136,3 +136,16 @@ def test_code_is_honoured_only_in_cards_of_the_users_own(tmp_path: Path) -> None
     card._trusted = False
     with pytest.raises(ValueError, match="run only for cards given by path"):
         find_loader(card)
+
+
+def test_broken_card_in_the_users_folder_says_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, "name = broken\n", "broken.toml")
+    write(tmp_path / "neural_data", DATASET.replace('loader = "arrays"', ""))
+    monkeypatch.setenv("REPALIGN_CARDS", str(tmp_path))
+    with pytest.raises(ValueError, match="broken.toml is not valid TOML"):
+        load_dataset_card("broken")
+    with pytest.raises(ValueError, match="key 'loader' is missing"):
+        load_dataset_card("mine")
+    assert "resnet18" in list_cards("model")

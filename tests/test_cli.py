@@ -115,6 +115,36 @@ def test_arrays_are_compared_row_by_row_and_it_is_said(cli, tmp_path: Path) -> N
     assert "20 rows matched by order" in err
 
 
+def test_three_axes_mean_the_same_as_in_python(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    x = np.random.default_rng(1).normal(size=(4, 20, 6))
+    y = np.random.default_rng(2).normal(size=(20, 3))
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", y)
+    code, out, _ = cli("compare", tmp_path / "x.npy", tmp_path / "y.npy", "--json")
+    assert code == 0
+    (row,) = json.loads(out)
+    assert row["n_stimuli"] == 20
+    assert row["ceiling_kind"] == "split-half"
+    assert row["value"] == pytest.approx(ra.compare(x, y, n_resamples=0)[0].value)
+
+
+def test_a_folder_of_that_name_does_not_hide_a_card(  # type: ignore[no-untyped-def]
+    cli, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pixels").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert cli("compare", lab, "pixels", "--resamples", 0)[0] == 0
+
+
+def test_baseline_beside_a_network_keeps_its_own_layer(cli, lab: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = cli(
+        "compare", lab, "efficientnet_lite0@random", "pixels", "--layers", "blocks.6", "--json"
+    )
+    assert code == 0
+    assert [row["layer"] for row in json.loads(out)] == ["blocks.6", "pixels"]
+    assert "pixels has one layer, pixels: --layers is for the others" in err
+
+
 def test_cards_are_listed_and_shown(cli) -> None:  # type: ignore[no-untyped-def]
     _, out, _ = cli("cards", "--json")
     rows = json.loads(out)

@@ -125,6 +125,17 @@ def test_no_shared_stimuli_shows_what_ids_look_like(brain: xr.Dataset, net: xr.D
         compare(brain, other)
 
 
+def test_equal_ids_must_stand_for_equal_images(brain: xr.Dataset, net: xr.Dataset) -> None:
+    def with_images(ds: xr.Dataset, prefix: str) -> xr.Dataset:
+        hashes = np.array([f"{prefix}{name}" for name in ds["stimulus_id"].values], dtype=object)
+        return ds.assign_coords(image_sha256=("presentation", hashes))
+
+    same = compare(with_images(brain, "x"), with_images(net, "x"), n_resamples=0)
+    assert same[0].n_stimuli == 24
+    with pytest.raises(ValueError, match="24 of 24 shared stimulus ids .* different images"):
+        compare(with_images(brain, "x"), with_images(net, "y"))
+
+
 def test_rows_without_ids_must_be_as_many(brain: xr.Dataset) -> None:
     with pytest.raises(ValueError, match="24 rows against 5"):
         compare(brain, np.ones((5, 3)))
@@ -138,6 +149,20 @@ def test_nan_in_an_array_is_named(random: np.random.Generator) -> None:
     x = random.normal(size=(8, 3))
     x[5, 1] = np.nan
     with pytest.raises(ValueError, match=r"first has NaN or infinite values in 1 rows \(first 5\)"):
+        compare(x, random.normal(size=(8, 3)))
+
+
+def test_missing_repetitions_of_an_array_are_nan_in_all_neuroids(
+    random: np.random.Generator,
+) -> None:
+    x = random.normal(size=(3, 8, 4))
+    x[2, 5] = np.nan
+    assert math.isfinite(compare(x, x[0], n_resamples=0)[0].value)
+    x[1, 2, 0] = np.nan
+    with pytest.raises(ValueError, match=r"in 1 rows \(first 2\)"):
+        compare(x, x[0])
+    x[:, 1] = np.nan
+    with pytest.raises(ValueError, match=r"in 2 rows \(first 1\)"):
         compare(x, random.normal(size=(8, 3)))
 
 
@@ -179,6 +204,16 @@ def test_ceiling_choices(brain: xr.Dataset, net: xr.Dataset) -> None:
         compare(brain, net, ceiling="top")  # type: ignore[arg-type]
 
 
+def test_auto_ceiling_needs_enough_repeated_stimuli(brain: xr.Dataset, net: xr.Dataset) -> None:
+    """Three repeated stimuli are too few to split; that is no reason to fail."""
+    first = ~brain["stimulus_id"].to_series().duplicated().values
+    keep = first | np.isin(brain["stimulus_id"].values, ["s0", "s1", "s2"])
+    few = brain.isel(presentation=keep)
+    assert compare(few, net, n_resamples=0)[0].ceiling_kind is None
+    with pytest.raises(ValueError, match="3 of 24 stimuli have 2 or more repetitions"):
+        compare(few, net, ceiling="split-half")
+
+
 @pytest.fixture
 def published(random: np.random.Generator, ids: list[str]) -> xr.Dataset:
     """Three subjects, the first in two sessions, and a group RDM."""
@@ -211,6 +246,10 @@ def test_published_rdms_average_sessions_and_bound_by_subjects(
     np.testing.assert_allclose([r.ceiling_high for r in results[:3]], high)
     assert results[3].ceiling_kind is None
     assert results[3].n_neuroids is None
+    asked = compare(published, net, n_resamples=0, ceiling="nili")
+    assert [r.ceiling_kind for r in asked] == ["nili", "nili", "nili", None]
+    with pytest.raises(ValueError, match="2 or more individual subjects"):
+        compare(ra.select(published, subject="group"), net, ceiling="nili")
 
 
 @pytest.mark.parametrize("metric", [ra.CKA(), ra.Ridge()])

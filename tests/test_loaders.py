@@ -141,6 +141,105 @@ def test_other_array_files_give_the_same(lab: Lab, suffix: str) -> None:
     assert recording["stimulus_id"].values[0] == expected
 
 
+def test_ids_that_are_file_names_say_more_than_their_order(lab: Lab) -> None:
+    names = [f"image{i + 7}" for i in (4, 2, 0, 5, 1, 3)]
+    (lab.folder / "stimuli.csv").write_text("stimulus_id\n" + "\n".join(names))
+    files = 'responses = "responses.npy"\nimages = "images.zip"\nstimuli = "stimuli.csv"'
+    recording = ingest(lab.card(files))
+    assert recording["stimulus_id"].values.tolist() == names
+    np.testing.assert_array_equal(open_stimuli(recording).image(0), lab.pictures[4])
+
+
+def test_recordings_without_ids_or_images_match_nothing_else(lab: Lab) -> None:
+    card = lab.card('responses = "responses.npy"', 'dims = ["stimulus", "neuroid"]')
+    assert ingest(card)["stimulus_id"].values[0] == "lab/0000"
+
+
+def test_row_numbers_in_a_csv_are_not_a_neuroid(lab: Lab) -> None:
+    (lab.folder / "r.csv").write_text(",a,b\n" + "\n".join(f"{i},1.5,{i}" for i in range(6)))
+    with pytest.raises(ValueError, match="first column has no name"):
+        ingest(lab.card('responses = "r.csv"\nimages = "images.zip"'))
+
+
+@pytest.mark.parametrize("name", ["region", "species", "start", "neuroid_id"])
+def test_labels_may_not_take_names_of_the_schema(lab: Lab, name: str) -> None:
+    (lab.folder / "stimuli.csv").write_text(f"{name}\n" + "\n".join("abcdef"))
+    files = 'responses = "responses.npy"\nimages = "images.zip"\nstimuli = "stimuli.csv"'
+    with pytest.raises(ValueError, match=f"has a column '{name}', a name of ours; rename it"):
+        ingest(lab.card(files))
+
+
+def test_a_file_name_that_stands_twice_in_the_zip_is_refused(lab: Lab) -> None:
+    with zipfile.ZipFile(lab.folder / "images.zip", "a") as archive:
+        archive.writestr("t/image7.png", encode_png(lab.pictures[0]))
+    rows = "\n".join(f"image{i + 7}.png" for i in range(6))
+    (lab.folder / "stimuli.csv").write_text(f"filename\n{rows}")
+    files = 'responses = "responses.npy"\nimages = "images.zip"\nstimuli = "stimuli.csv"'
+    with pytest.raises(ValueError, match="has 'image7.png' 2 times"):
+        ingest(lab.card(files))
+
+
+def test_two_cards_of_one_name_do_not_share_a_store(lab: Lab, tmp_path: Path) -> None:
+    first = lab.card()
+    ingest(first)
+    other = tmp_path / "other" / "lab.toml"
+    other.parent.mkdir()
+    other.write_text(first.read_text().replace('= "', '= "../', 0))
+    with pytest.raises(FileExistsError, match="another card of the same name"):
+        ingest(other)
+
+
+def test_users_loader_beside_its_card_is_found_and_its_changes_are_seen(tmp_path: Path) -> None:
+    code = """
+import numpy as np
+from repalign.recording import make_recording
+def read(card, files):
+    values = np.arange(6.0).reshape(3, 2) * FACTOR
+    return make_recording(values, stimulus_id=["a", "b", "c"], region="IT"), None
+"""
+    (tmp_path / "beside_loader.py").write_text("FACTOR = 1\n" + code)
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nspecies = "x"\nregions = "IT"\nloader = "beside_loader:read"\nfiles = {}\n'
+    )
+    assert float(ingest(tmp_path / "own.toml")["response"].max()) == 5
+    (tmp_path / "beside_loader.py").write_text("FACTOR = 2\n" + code)
+    import importlib
+    import sys
+
+    importlib.invalidate_caches()
+    del sys.modules["beside_loader"]
+    assert float(ingest(tmp_path / "own.toml")["response"].max()) == 10
+
+
+def test_loader_that_gives_something_else_names_its_card(tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(
+        'name = "own"\nspecies = "x"\nregions = "IT"\nloader = "builtins:max"\n[files]\n'
+        'a = "own.toml"\nb = "own.toml"\n'
+    )
+    with pytest.raises(TypeError, match="own.toml"):
+        ingest(tmp_path / "own.toml")
+
+
+def test_many_processes_may_ingest_and_record_the_same_at_once(lab: Lab, tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    script = f"""
+import repalign as ra
+ds = ra.ingest({str(lab.card())!r}, to={str(tmp_path / "shared")!r})
+found = ra.record("pixels", stimuli=ds, to={str(tmp_path / "shared")!r}, progress=False)
+print(ra.compare(ds, found, n_resamples=0)[0].value)
+"""
+    command = [sys.executable, "-c", script]
+    runs = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    printed = [run.communicate() for run in runs]
+    assert [run.returncode for run in runs] == [0, 0, 0], printed
+    assert len({out for out, _ in printed}) == 1
+
+
 def test_nothing_is_unpickled(lab: Lab) -> None:
     np.save(lab.folder / "responses.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(ValueError, match="it holds Python objects"):

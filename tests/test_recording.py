@@ -116,3 +116,24 @@ def test_rdm_must_be_a_distance_matrix(change, message: str) -> None:  # type: i
 def test_lengths_must_fit() -> None:
     with pytest.raises(ValueError, match=r"stimulus_id has shape \(1,\), expected \(2,\)"):
         make_recording(np.zeros((2, 3)), stimulus_id=["a"], region="IT")
+
+
+def test_select_takes_numbers_as_the_command_line_writes_them(recording: xr.Dataset) -> None:
+    recording = recording.assign_coords(pose=("presentation", [0.5, 1, 1, 2, 2, 2]))
+    assert select(recording, repetition="0").sizes["presentation"] == 3
+    assert select(recording, repetition=[0, 1]).sizes["presentation"] == 5
+    assert select(recording, pose="0.5").sizes["presentation"] == 1
+    assert select(recording, pose=1).sizes["presentation"] == 2
+
+
+def test_a_selection_has_a_fingerprint_of_its_own(recording: xr.Dataset) -> None:
+    recording.attrs["fingerprint"] = "sha256:0"
+    prints = {select(recording, region=r).attrs["fingerprint"] for r in ("IT", "V4")}
+    assert len(prints | {"sha256:0"}) == 3
+    assert recording.attrs["fingerprint"] == "sha256:0"
+
+
+def test_attributes_must_be_storable(recording: xr.Dataset) -> None:
+    recording.attrs["when"] = np.datetime64("2024-01-01")
+    with pytest.raises(ValueError, match="attribute is not text, a number or a list"):
+        check_recording(recording)

@@ -99,7 +99,7 @@ def shard_files(path: Path) -> list[Path]:
     return [p for p in (path / "response" / "c").rglob("*") if p.is_file()]
 
 
-@pytest.mark.parametrize("damage", ["truncate", "remove", "manifest"])
+@pytest.mark.parametrize("damage", ["truncate", "remove", "manifest", "list", "metadata"])
 def test_damage_is_one_clear_line(tmp_path: Path, recording: xr.Dataset, damage: str) -> None:
     path = tmp_path / "a.zarr"
     write_store(path, {"": recording}, provenance={})
@@ -108,9 +108,14 @@ def test_damage_is_one_clear_line(tmp_path: Path, recording: xr.Dataset, damage:
         victim.write_bytes(victim.read_bytes()[:-100])
     elif damage == "remove":
         victim.unlink()
+    elif damage == "list":
+        (path / MANIFEST).write_text("[]")
+    elif damage == "metadata":
+        file = path / "response" / "zarr.json"
+        file.write_text(file.read_text().replace('"node_type"', '"node_typf"'))
     else:
         (path / MANIFEST).write_text("{")
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="(is damaged|is no repalign-store).*; delete it and run"):
         open_store(path)
 
 
@@ -125,6 +130,17 @@ def test_a_flipped_bit_is_found_by_the_chunk_checksum(
     victim.write_bytes(content)
     with pytest.raises(ValueError, match="checksum"):
         open_store(path)["response"].values  # noqa: B018
+
+
+def test_a_flipped_bit_in_text_is_found_too(tmp_path: Path, recording: xr.Dataset) -> None:
+    path = tmp_path / "a.zarr"
+    write_store(path, {"": recording}, provenance={})
+    victim = path / "stimulus_id" / "c" / "0"
+    content = bytearray(victim.read_bytes())
+    content[len(content) // 2] ^= 1
+    victim.write_bytes(content)
+    with pytest.raises(ValueError, match="is damaged: .*checksum"):
+        open_store(path)
 
 
 def test_missing_store_says_what_to_do(tmp_path: Path) -> None:

@@ -129,7 +129,10 @@ def _load(
 
 def _code_hash(function: Callable[..., Any]) -> str:
     """sha256 of the file that a loader is written in, so that no store outlives its code."""
-    source = inspect.getsourcefile(function)
+    try:
+        source = inspect.getsourcefile(function)
+    except TypeError:  # built into Python
+        source = None
     return "" if source is None else file_hash(Path(source))
 
 
