@@ -213,7 +213,7 @@ def read(card, files):
 
 def test_loader_that_gives_something_else_names_its_card(tmp_path: Path) -> None:
     (tmp_path / "own.toml").write_text(
-        'name = "own"\nspecies = "x"\nregions = "IT"\nloader = "builtins:max"\n[files]\n'
+        'name = "own"\nspecies = "x"\nregions = "IT"\nloader = "operator:is_"\n[files]\n'
         'a = "own.toml"\nb = "own.toml"\n'
     )
     with pytest.raises(TypeError, match="own.toml"):
