@@ -326,6 +326,15 @@ def _folders(kind: Kind) -> Iterator[tuple[Path, bool]]:
     yield packaged if packaged.is_dir() else here.parent / FOLDERS[kind], False
 
 
+def kind_of_file(path: Path) -> Kind:
+    """The kind of a card given by path; a file that cannot be read counts as a dataset's."""
+    try:
+        data = tomllib.loads(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError):
+        return "dataset"
+    return "model" if "source" in data else "dataset"
+
+
 def _kind_of(path: Path, wanted: Kind) -> Kind:
     """The kind of a card in a folder that may mix both, by the key that only one of them has.
 

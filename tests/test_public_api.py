@@ -30,8 +30,8 @@ RANKS = (
     {"loaders", "stimuli", "networks", "activations"},
     {"comparison"},
     {"simulation"},
-    {"reporting"},
-    {"demonstration"},
+    {"reporting", "tables"},
+    {"demonstration", "inputs"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -1,0 +1,175 @@
+"""From the words of a command line to recordings, layers and metrics."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import xarray as xr
+
+from repalign.activations import features_from_file, open_layers, record
+from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
+from repalign.comparison import as_population
+from repalign.loaders import ingest
+from repalign.loaders.arrays import read_array
+from repalign.metrics import METRICS, Metric
+from repalign.recording import is_rdm_only, select, stimulus_ids, targets
+from repalign.store import MANIFEST
+
+
+def split_words(text: str | None) -> list[str] | None:
+    """``a, b`` → ``["a", "b"]``."""
+    return None if text is None else [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _is_array(name: str) -> bool:
+    return name.lower().endswith((".npy", ".npz", ".csv"))
+
+
+def _is_store(name: str) -> bool:
+    return name.rstrip("/").endswith(".zarr") or (Path(name) / MANIFEST).is_file()
+
+
+def is_model_card(name: str) -> bool:
+    """Whether a word names a network (or its twin, or a features card)."""
+    if _is_array(name) or _is_store(name):
+        return False
+    base = split_twin(name)[0]
+    if base.endswith(".toml"):
+        return kind_of_file(Path(base)) == "model"
+    return base in list_cards("model")
+
+
+def open_recording(name: str, where: Mapping[str, Any]) -> xr.Dataset:
+    """A store as it is, or a card's dataset, ingested where that is missing."""
+    if not _is_store(name):
+        return ingest(name, **where)
+    layers = open_layers(Path(name))
+    if len(layers) > 1:
+        raise ValueError(f"{name} holds {', '.join(layers)}; give one of them: {name}/LAYER")
+    return next(iter(layers.values()))
+
+
+def open_population(name: str, where: Mapping[str, Any]) -> xr.Dataset:
+    """A recording, or an array file of (repetition ×) stimulus × neuroid."""
+    if not _is_array(name):
+        return open_recording(name, where)
+    path = Path(name).expanduser()
+    array, ids = read_array(path, None)
+    return as_population(array, path.name, ids)
+
+
+def layers_for(model: str, layers: list[str] | None, *, alone: bool) -> list[str] | None:
+    """The layers asked for; among several models a baseline of one layer keeps its own."""
+    if layers is None or alone or not is_model_card(model):
+        return layers
+    own = load_model_card(split_twin(model)[0]).layers
+    if len(own) == 1 and "all" not in layers and not set(own) & set(layers):
+        print(f"{model} has one layer, {own[0]}: --layers is for the others", file=sys.stderr)
+        return None
+    return layers
+
+
+def open_model(
+    name: str,
+    first: xr.Dataset,
+    layers: Sequence[str] | None,
+    device: str,
+    visual_degrees: float | None,
+    where: Mapping[str, Any],
+) -> dict[str, xr.Dataset]:
+    """The layers of whatever the word names: a card, a dataset, a store or an array file."""
+    if is_model_card(name):
+        return record(
+            name,
+            stimuli=first,
+            layers=layers,
+            device=device,
+            visual_degrees=visual_degrees,
+            **where,
+        )
+    if visual_degrees is not None:
+        raise ValueError(f"--visual-degrees applies to networks, and {name} is none")
+    found: dict[str, xr.Dataset]
+    if _is_array(name) and first.attrs.get("kind") == "array" and not name.endswith(".npz"):
+        found = {"": open_population(name, where)}
+    elif _is_array(name):
+        found = features_from_file(Path(name).expanduser())
+    elif _is_store(name):
+        found = open_layers(Path(name))
+    elif name in list_cards("dataset") or name.endswith(".toml"):
+        found = {"": open_recording(name, where)}
+    else:
+        load_model_card(split_twin(name)[0])  # raises, naming near matches
+        raise ValueError(f"no model, dataset or file is called {name!r}")
+    if layers is not None:
+        missing = [layer for layer in layers if layer not in found]
+        if missing:
+            raise ValueError(f"no layer {missing[0]!r} in {name}; there are {', '.join(found)}")
+        found = {layer: found[layer] for layer in layers}
+    return found
+
+
+def select_by_text(recording: xr.Dataset, condition: str) -> xr.Dataset:
+    """``region=IT`` or ``subject=BE,KO``: the part of a recording that has these values."""
+    name, equals, values = condition.partition("=")
+    if not equals:
+        raise ValueError(f"--select {condition!r}: expected NAME=VALUE, such as region=IT")
+    return select(recording, **{name: values.split(",")})
+
+
+def parse_metric(text: str) -> Metric:
+    """``rsa:rdm=euclidean,comparator=pearson`` → ``RSA(rdm="euclidean", comparator="pearson")``."""
+    name, _, options = text.partition(":")
+    if name not in METRICS:
+        raise ValueError(f"no metric {name!r}; there are {', '.join(sorted(METRICS))}")
+    kind: Any = METRICS[name]
+    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    parameters: dict[str, Any] = {}
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if key not in fields or not equals:
+            raise ValueError(
+                f"metric {text!r}: {option!r} is no parameter of {name};"
+                f" there are {', '.join(f'{k}={v}' for k, v in fields.items() if k != 'alphas')}"
+            )
+        parameters[key] = _parse_value(value, fields[key], f"metric {text!r}: {option!r}")
+    metric: Metric = kind(**parameters)
+    return metric
+
+
+def _parse_value(text: str, default: Any, context: str) -> Any:
+    """A parameter in the type of its default."""
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{context}: expected true or false")
+        return text.lower() == "true"
+    try:
+        if isinstance(default, tuple):
+            return tuple(float(part) for part in text.split("/"))
+        return type(default)(text)
+    except ValueError as error:
+        expected = type(default).__name__
+        raise ValueError(f"{context}: expected a value of type {expected}") from error
+
+
+def recording_rows(recording: xr.Dataset) -> list[dict[str, Any]]:
+    """One row a (species, region, subject)."""
+    rows = []
+    for target, part in targets(recording):
+        rdm_only = is_rdm_only(recording)
+        rows.append(
+            {
+                **target._asdict(),
+                "stimuli": len(stimulus_ids(part)),
+                "presentations": None if rdm_only else part.sizes["presentation"],
+                "neuroids": None if rdm_only else part.sizes["neuroid"],
+                "store": str(recording.attrs["store"]),
+            }
+        )
+    return rows
