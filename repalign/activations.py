@@ -24,7 +24,7 @@ import zarr
 from torch import Tensor, nn
 
 from repalign.cards import ModelCard, load_model_card, split_twin
-from repalign.loaders.arrays import array_names, read_array
+from repalign.features import read_features
 from repalign.networks import (
     Network,
     find_layers,
@@ -39,6 +39,7 @@ from repalign.recording import (
     PRESENTATION,
     SCHEMA_VERSION,
     STIMULUS,
+    make_activations,
     stimulus_ids,
 )
 from repalign.stimuli import Stimuli, natural_key, open_stimuli
@@ -203,81 +204,6 @@ def open_layers(path: Path) -> dict[str, xr.Dataset]:
     return found
 
 
-def features_from_file(path: Path) -> dict[str, xr.Dataset]:
-    """The arrays of a .npy, .npz or .csv file as the layers of a model called like the file."""
-    names = array_names(path)
-    return {
-        name or path.stem: _features(path, name, None, path.name, name or path.stem)
-        for name in names
-    }
-
-
-def _features(
-    path: Path, variable: str | None, ids: Sequence[str] | None, model: str, layer: str
-) -> xr.Dataset:
-    """One stimulus × unit array of a file as a layer; more axes are flattened."""
-    array, own = read_array(path, variable)
-    rows = ids if ids is not None else own
-    if rows is not None and len(rows) != len(array):
-        raise ValueError(f"{path} has {len(array)} rows for {len(rows)} stimulus ids")
-    flat = array.reshape(len(array), -1)
-    bad = np.flatnonzero(~np.isfinite(flat).all(axis=1))
-    if bad.size:
-        raise ValueError(f"{path} has NaN or infinite values in {bad.size} rows (first {bad[0]})")
-    return _dataset(flat, rows, model, layer, array.shape[1:])
-
-
-def read_features(
-    card: ModelCard, *, layers: str | Sequence[str] | None = None
-) -> dict[str, xr.Dataset]:
-    """Activations from the files of a features card: one stimulus × unit array a layer.
-
-    Without ``stimulus_ids`` in the card the rows have no names, and match a recording's stimuli
-    by order only where the numbers are equal; `repalign.compare` says so.
-    """
-    default = card.layers or tuple(card.features)
-    chosen = [layers] if isinstance(layers, str) else list(layers or default)
-    unknown = [name for name in chosen if name not in card.features and name != "all"]
-    if unknown:
-        raise ValueError(f"no layer {unknown[0]!r}; {card.path} has {', '.join(card.features)}")
-    names = list(card.features) if "all" in chosen else chosen
-    ids = None if card.stimulus_ids is None else _read_ids(card.path.parent / card.stimulus_ids)
-    return {
-        name: _features(
-            card.path.parent / Path(card.features[name]).expanduser(), None, ids, card.name, name
-        )
-        for name in names
-    }
-
-
-def _read_ids(path: Path) -> list[str]:
-    """Stimulus ids from the first column of a csv, with or without a header."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise FileNotFoundError(f"no file of stimulus ids at {path}") from error
-    ids = [line.split(",")[0].strip() for line in lines if line.strip()]
-    return ids[1:] if ids and ids[0] == STIMULUS else ids
-
-
-def _dataset(
-    response: Any, ids: Sequence[str] | None, model: str, layer: str, shape: Sequence[int]
-) -> xr.Dataset:
-    """Activations of one layer in the schema; without ids the rows stay anonymous."""
-    coords: dict[str, Any] = {}
-    if ids is not None:
-        coords[STIMULUS] = (PRESENTATION, np.array(ids, dtype=object))
-        coords["repetition"] = (PRESENTATION, np.zeros(len(ids), dtype=np.int64))
-    attrs = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "activations",
-        "model": model,
-        "layer": layer,
-        "shape": [int(n) for n in shape],
-    }
-    return xr.Dataset({"response": ((PRESENTATION, NEUROID), response)}, coords=coords, attrs=attrs)
-
-
 @contextlib.contextmanager
 def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
     """A module in evaluation mode on the device, and afterwards as it was.
@@ -423,7 +349,7 @@ class _Run:
             path = self.layer_path(name)
             temporary = path.with_name(f"{name}.tmp-{uuid.uuid4().hex}")
             no_units = np.empty((n_stimuli, 0), dtype=np.float32)
-            template = _dataset(no_units, self.stimuli.ids, self.network.name, name, shape)
+            template = make_activations(no_units, self.stimuli.ids, self.network.name, name, shape)
             hashes = np.array([self.stimuli.image_hash(i) for i in range(n_stimuli)], dtype=object)
             template = template.drop_vars("response")
             template = template.assign_coords({IMAGE_HASH: (PRESENTATION, hashes)})

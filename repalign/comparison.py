@@ -7,139 +7,34 @@ match by row, and the result says so.
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
 from repalign import __version__
 from repalign.ceiling import Ceiling, nili_ceiling, split_half_ceiling
-from repalign.inference import (
-    Interval,
-    bootstrap_predictions,
-    bootstrap_rsa,
-    jackknife_cka,
-)
+from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
 from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.metrics.predictivity import fold_scores, median_of_defined
-from repalign.metrics.rdms import condensed
 from repalign.networks import pick_device
-from repalign.progress import track
-from repalign.recording import (
-    IMAGE_HASH,
-    STIMULUS,
-    Target,
-    is_rdm_only,
-    response_array,
-    stimulus_ids,
-    targets,
+from repalign.populations import (
+    MatchedPopulation,
+    Population,
+    as_population,
+    labelled,
+    layers_of,
+    match_population,
+    shared_stimuli,
 )
-from repalign.store import load_values
+from repalign.progress import track
+from repalign.recording import targets
+from repalign.results import Comparison, Comparisons
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-Population = xr.Dataset | np.ndarray[Any, Any] | Tensor
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
 GROUP_SUBJECT = "group"
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One score: a (species, region, subject) against one layer of one model.
-
-    ``ceiling_low`` and ``ceiling_high`` bound what a perfect model would score (see
-    `repalign.ceiling`), ``ci_low`` and ``ci_high`` the value over other stimuli (see
-    `repalign.inference`). ``p`` is None until tested.
-    """
-
-    dataset: str
-    species: str | None
-    region: str | None
-    subject: str | None
-    model: str
-    layer: str | None
-    metric: str
-    metric_parameters: Mapping[str, Any]
-    value: float
-    ceiling_kind: str | None
-    ceiling_low: float | None
-    ceiling_high: float | None
-    ci_low: float | None
-    ci_high: float | None
-    p: float | None
-    n_stimuli: int
-    n_neuroids: int | None
-    seed: int
-    version: str
-    fingerprints: tuple[str, str] = field(default=("", ""), repr=False)
-
-    def row(self) -> dict[str, Any]:
-        """Return the fields of a result table, without the fingerprints; JSON can hold it."""
-        row = dataclasses.asdict(self)
-        del row["fingerprints"]
-        row["metric_parameters"] = json.loads(json.dumps(row["metric_parameters"]))
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in row.items()
-        }
-
-
-@dataclass(frozen=True)
-class Comparisons(Sequence[Comparison]):
-    """The results of one call: a sequence of comparisons, and how their stimuli were matched."""
-
-    results: tuple[Comparison, ...]
-    note: str = ""
-
-    def __getitem__(self, index: Any) -> Any:
-        """Return one comparison, or several as a tuple."""
-        return self.results[index]
-
-    def __len__(self) -> int:
-        """Return the number of comparisons."""
-        return len(self.results)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return one dict a comparison."""
-        return [comparison.row() for comparison in self.results]
-
-    def to_pandas(self) -> pd.DataFrame:
-        """Return a table with one row a comparison."""
-        import pandas as pd
-
-        return pd.DataFrame(self.rows())
-
-    def best(self) -> Comparison:
-        """Return the comparison with the highest value.
-
-        It was chosen on the data that it is reported for, so its value is optimistic.
-        """
-        return max(self.results, key=lambda c: -math.inf if math.isnan(c.value) else c.value)
-
-    def __str__(self) -> str:
-        """Return a text table and the note."""
-        lines = [
-            f"{'target':32} {'model':28} {'layer':14} {'metric':6} {'value':>7}"
-            f" {'95 % interval':>16} {'ceiling':>16}"
-        ]
-        for c in self.results:
-            target = " ".join(filter(None, (c.dataset, c.species, c.region, c.subject)))
-            lines.append(
-                f"{target:32} {c.model:28} {c.layer or '':14} {c.metric:6} {c.value:7.3f}"
-                f" {_pair(c.ci_low, c.ci_high):>16} {_pair(c.ceiling_low, c.ceiling_high):>16}"
-            )
-        return "\n".join([*lines, self.note])
-
-
-def _pair(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:.3f} … {high:.3f}"
 
 
 def compare(
@@ -194,20 +89,20 @@ def compare(
     if n_resamples is not None and n_resamples < 0:
         raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
     first = as_population(first, "first")
-    seconds = _layers(second)
+    seconds = layers_of(second)
     if not seconds:
         raise ValueError("second has no layers to compare with")
-    ids, note = _shared_stimuli(first, seconds[0])
+    ids, note = shared_stimuli(first, seconds[0])
     where = pick_device(device)
-    brains = [_population(t, ds, ids, metric, where) for t, ds in targets(_labelled(first))]
-    models: list[_Population] = []
+    brains = [match_population(t, ds, ids, metric, where) for t, ds in targets(labelled(first))]
+    models: list[MatchedPopulation] = []
     for ds in track(seconds, f"{metric.name}: preparing {len(seconds)} layers", show=progress):
-        other, other_note = _shared_stimuli(first, ds)
+        other, other_note = shared_stimuli(first, ds)
         if other != ids:
             raise ValueError(f"the layers were recorded on different stimuli: {note}; {other_note}")
         models += [
-            _population(t, part, ids, metric, where, predicts=True)
-            for t, part in targets(_labelled(ds))
+            match_population(t, part, ids, metric, where, predicts=True)
+            for t, part in targets(labelled(ds))
         ]
     results = []
     for brain in track(brains, f"{metric.name}: comparing", show=progress):
@@ -218,212 +113,12 @@ def compare(
     return Comparisons(tuple(results), note)
 
 
-# ---- the two sides ----
-
-
-@dataclass(frozen=True)
-class _Population:
-    """One population on the shared stimuli, in the form the metric needs."""
-
-    target: Target
-    dataset: str
-    is_network: bool
-    fingerprint: str
-    prepared: Tensor
-    repeats: Tensor | None
-    n_neuroids: int | None
-    ids: Sequence[str]
-
-
-def as_population(
-    population: Population, name: str = "array", stimulus_id: Sequence[str] | None = None
-) -> xr.Dataset:
-    """A plain array as a dataset, whose rows have no names unless they are given.
-
-    Args:
-        population: shape (stimulus, neuroid) or (repetition, stimulus, neuroid); a repetition
-            that is NaN in every neuroid is missing. A Dataset is given back as it is.
-        name: how results and errors call it.
-        stimulus_id: ids of the rows.
-
-    Raises:
-        TypeError, ValueError: no numbers, another shape, or values that are not finite.
-    """
-    if isinstance(population, xr.Dataset):
-        return population
-    array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
-    if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} is a {type(array).__name__}; expected a Dataset or an array")
-    if array.ndim not in (2, 3) or array.dtype.kind not in "fiub":
-        raise ValueError(
-            f"{name} is an array of {array.dtype} with shape {array.shape}; expected numbers of"
-            " shape (stimulus, neuroid) or (repetition, stimulus, neuroid)"
-        )
-    stacked = array if array.ndim == 3 else array[None]
-    repeats, rows, units = stacked.shape
-    finite = np.isfinite(stacked)
-    missing = np.isnan(stacked).all(axis=2) if repeats > 1 else np.zeros((repeats, rows), bool)
-    bad = np.flatnonzero((~finite.all(axis=2) & ~missing).any(axis=0) | missing.all(axis=0))
-    if bad.size:
-        raise ValueError(f"{name} has NaN or infinite values in {bad.size} rows (first {bad[0]})")
-    ds = xr.Dataset(
-        {"response": (("presentation", "neuroid"), stacked.reshape(repeats * rows, units))},
-        attrs={"kind": "array", "dataset": name, "repeats": repeats},
-    )
-    if stimulus_id is None:
-        return ds
-    ids = np.array(list(stimulus_id) * repeats, dtype=object)
-    return ds.assign_coords({STIMULUS: ("presentation", ids)})
-
-
-def _layers(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]:
-    """The layers of a dict, or the one population that was given; a Dataset is a mapping too."""
-    if isinstance(second, Mapping) and not isinstance(second, xr.Dataset):
-        layers: Mapping[str, xr.Dataset] = second
-        return list(layers.values())
-    return [as_population(second, "second")]
-
-
-def _labelled(ds: xr.Dataset) -> xr.Dataset:
-    """Give activations and arrays the neuroid coordinates that recordings have."""
-    if is_rdm_only(ds) or "region" in ds.coords:
-        return ds
-    empty = np.full(ds.sizes["neuroid"], "", dtype=object)
-    return ds.assign_coords(dict.fromkeys(("species", "region", "subject"), ("neuroid", empty)))
-
-
-def _shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | int, str]:
-    """The stimuli of both sides, or the number of rows where names are missing; and a note."""
-    named = STIMULUS in first.coords, STIMULUS in second.coords
-    if all(named):
-        ours, theirs = stimulus_ids(first), stimulus_ids(second)
-        shared = set(theirs)
-        ids = [name for name in ours if name in shared]
-        if not ids:
-            raise ValueError(
-                f"no shared stimuli: one side has {len(ours)} such as {ours[0]!r}, the other"
-                f" {len(theirs)} such as {theirs[0]!r}; ids must be equal to match"
-            )
-        _check_images(first, second, ids)
-        return ids, f"{len(ids)} stimuli matched by id, of {len(ours)} and {len(theirs)}"
-    counts = [
-        len(stimulus_ids(ds))
-        if has
-        else ds.sizes["presentation"] // int(ds.attrs.get("repeats", 1))
-        for ds, has in zip((first, second), named, strict=True)
-    ]
-    if counts[0] != counts[1]:
-        raise ValueError(
-            f"{counts[0]} rows against {counts[1]}: without stimulus ids rows match by order, so"
-            " their numbers must be equal"
-        )
-    return counts[0], f"{counts[0]} rows matched by order, since one side has no stimulus ids"
-
-
-def _check_images(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str]) -> None:
-    """Equal ids must stand for equal images, where both sides have them."""
-    if IMAGE_HASH not in first.coords or IMAGE_HASH not in second.coords:
-        return
-    ours, theirs = (
-        dict(zip(ds[STIMULUS].values, ds[IMAGE_HASH].values, strict=True)) for ds in (first, second)
-    )
-    differ = [name for name in ids if ours[name] != theirs[name]]
-    if differ:
-        raise ValueError(
-            f"{len(differ)} of {len(ids)} shared stimulus ids (first {differ[0]!r}) stand for"
-            " different images; give each image an id of its own in a stimuli table"
-        )
-
-
-def _population(
-    target: Target,
-    ds: xr.Dataset,
-    ids: list[str] | int,
-    metric: Metric,
-    device: torch.device,
-    *,
-    predicts: bool = False,
-) -> _Population:
-    attrs = ds.attrs
-    is_network = attrs.get("kind") == "activations"
-    name = str(attrs.get("model", "")) if is_network else str(attrs.get("dataset", "recording"))
-    if is_network:
-        target = Target("", str(attrs.get("layer", "")), "")
-    common: dict[str, Any] = {
-        "target": target,
-        "dataset": name,
-        "is_network": is_network,
-        "fingerprint": str(attrs.get("fingerprint", "")),
-    }
-    store = str(attrs.get("store", name))
-    variable = "rdm" if is_rdm_only(ds) else "response"
-    ds = ds.assign({variable: (ds[variable].dims, load_values(ds[variable], store))})
-    if is_rdm_only(ds):
-        if metric.needs_responses or not isinstance(metric, RSA):
-            raise ValueError(
-                f"{name} holds published RDMs only; {metric.name} needs responses of single"
-                " neuroids: use metric rsa"
-            )
-        wanted = ids if isinstance(ids, list) else stimulus_ids(ds)
-        rows = {str(name): row for row, name in enumerate(ds[STIMULUS].values)}
-        order = [rows[name] for name in wanted]
-        square = ds["rdm"].values.mean(axis=0)[np.ix_(order, order)]  # sessions are averaged
-        rdm = condensed(_tensor(square, device))
-        return _Population(**common, prepared=rdm, repeats=None, n_neuroids=None, ids=wanted)
-    if isinstance(ids, list):
-        names: Sequence[str] = ids
-        array = response_array(ds, ids)
-    else:
-        names = stimulus_ids(ds) if STIMULUS in ds.coords else [f"row {i}" for i in range(ids)]
-        array = (
-            response_array(ds, names)
-            if STIMULUS in ds.coords
-            else ds["response"].values.reshape(-1, ids, ds.sizes["neuroid"])
-        )
-    if array.ndim != 3:
-        raise ValueError(f"{name} has time bins; average or select one before comparing")
-    average = array[0] if len(array) == 1 else np.nanmean(array, axis=0)
-    _check_patterns(average, names, metric, f"{name} {' '.join(filter(None, target))}".strip())
-    responses = _tensor(average, device)
-    prepared = responses
-    if isinstance(metric, RSA | CKA) or (isinstance(metric, Ridge) and predicts):
-        prepared = metric.prepare(responses)
-    repeats = None if len(array) == 1 or predicts else _tensor(array, device)
-    return _Population(
-        **common, prepared=prepared, repeats=repeats, n_neuroids=array.shape[2], ids=names
-    )
-
-
-def _tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    if array.dtype not in (np.float32, np.float64) or device.type == "mps":
-        array = array.astype(np.float32 if device.type == "mps" else np.float64)
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
-
-
-def _check_patterns(
-    responses: np.ndarray[Any, Any], ids: Sequence[str], metric: Metric, name: str
-) -> None:
-    """Say which stimuli have no correlation distance, instead of answering NaN."""
-    if not (isinstance(metric, RSA) and metric.rdm == "correlation"):
-        return
-    constant = np.flatnonzero(responses.max(axis=1) == responses.min(axis=1))
-    if constant.size:
-        named = ", ".join(repr(ids[i]) for i in constant[:3])
-        raise ValueError(
-            f"{name}: the responses to {len(constant)} stimuli ({named}) are the same in all"
-            f" {responses.shape[1]} neuroids, so their correlation distance is undefined; use"
-            " the Euclidean distance (rsa:rdm=euclidean)"
-        )
-
-
-# ---- values, intervals, ceilings ----
-
 Scores = Iterator[tuple[float, Interval | None]]
 
 
 def _scores(
-    brain: _Population,
-    models: Sequence[_Population],
+    brain: MatchedPopulation,
+    models: Sequence[MatchedPopulation],
     metric: Metric,
     n_resamples: int | None,
     confidence: float,
@@ -437,8 +132,8 @@ def _scores(
 
 def _rsa_scores(
     metric: RSA,
-    brain: _Population,
-    models: Sequence[_Population],
+    brain: MatchedPopulation,
+    models: Sequence[MatchedPopulation],
     n_resamples: int | None,
     confidence: float,
     seed: int,
@@ -459,8 +154,8 @@ def _rsa_scores(
 
 def _cka_scores(
     metric: CKA,
-    brain: _Population,
-    models: Sequence[_Population],
+    brain: MatchedPopulation,
+    models: Sequence[MatchedPopulation],
     n_resamples: int | None,
     confidence: float,
     seed: int,
@@ -478,8 +173,8 @@ def _cka_scores(
 
 def _ridge_scores(
     metric: Ridge,
-    brain: _Population,
-    models: Sequence[_Population],
+    brain: MatchedPopulation,
+    models: Sequence[MatchedPopulation],
     n_resamples: int | None,
     confidence: float,
     seed: int,
@@ -507,7 +202,9 @@ SCORES: dict[type, Callable[..., Scores]] = {
 }
 
 
-def _individuals(brain: _Population, brains: Sequence[_Population]) -> list[_Population]:
+def _individuals(
+    brain: MatchedPopulation, brains: Sequence[MatchedPopulation]
+) -> list[MatchedPopulation]:
     """All individual subjects of a brain's species and region."""
     return [
         other
@@ -523,8 +220,8 @@ def _repeated(repeats: Tensor) -> int:
 
 
 def _ceiling(
-    brain: _Population,
-    brains: Sequence[_Population],
+    brain: MatchedPopulation,
+    brains: Sequence[MatchedPopulation],
     metric: Metric,
     choice: CeilingChoice,
     seed: int,
@@ -560,8 +257,8 @@ def _ceiling(
 
 
 def _comparison(
-    brain: _Population,
-    model: _Population,
+    brain: MatchedPopulation,
+    model: MatchedPopulation,
     metric: Metric,
     value: float,
     interval: Interval | None,

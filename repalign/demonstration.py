@@ -13,11 +13,12 @@ import xarray as xr
 
 from repalign.activations import record
 from repalign.cards import load_model_card, split_twin
-from repalign.comparison import Comparison, Comparisons, compare
+from repalign.comparison import compare
 from repalign.loaders import ingest
 from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.recording import is_rdm_only
 from repalign.reporting import write_report
+from repalign.results import Comparison, Comparisons
 from repalign.simulation import write_simulated_dataset
 from repalign.store import default_folder
 

@@ -10,12 +10,13 @@ from typing import Any
 
 import xarray as xr
 
-from repalign.activations import features_from_file, open_layers, record
+from repalign.activations import open_layers, record
 from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
-from repalign.comparison import as_population
+from repalign.features import features_from_file
 from repalign.loaders import ingest
 from repalign.loaders.arrays import read_array
 from repalign.metrics import METRICS, Metric
+from repalign.populations import as_population
 from repalign.recording import is_rdm_only, select, stimulus_ids, targets
 from repalign.store import MANIFEST
 

@@ -135,6 +135,24 @@ def make_rdm_recording(
     )
 
 
+def make_activations(
+    response: Any, ids: Sequence[str] | None, model: str, layer: str, shape: Sequence[int]
+) -> xr.Dataset:
+    """Activations of one layer in the schema; without ids the rows stay anonymous."""
+    coords: dict[str, Any] = {}
+    if ids is not None:
+        coords[STIMULUS] = (PRESENTATION, np.array(ids, dtype=object))
+        coords["repetition"] = (PRESENTATION, np.zeros(len(ids), dtype=np.int64))
+    attrs = {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "activations",
+        "model": model,
+        "layer": layer,
+        "shape": [int(n) for n in shape],
+    }
+    return xr.Dataset({"response": ((PRESENTATION, NEUROID), response)}, coords=coords, attrs=attrs)
+
+
 def is_rdm_only(ds: xr.Dataset) -> bool:
     """Whether the recording holds published RDMs instead of responses."""
     return "rdm" in ds

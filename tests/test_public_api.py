@@ -27,8 +27,8 @@ RANKS = (
     {"metrics", "ceiling", "inference"},
     {"progress", "shapes", "scenes", "efficientnet_lite", "baselines", "torchvision_import"},
     {"recording", "store", "cards", "fetch"},
-    {"loaders", "stimuli", "networks", "activations"},
-    {"comparison"},
+    {"loaders", "stimuli", "networks", "features", "activations"},
+    {"results", "populations", "comparison"},
     {"simulation"},
     {"reporting", "tables"},
     {"demonstration", "inputs"},
@@ -130,7 +130,7 @@ def test_dependencies_point_downward(path: Path) -> None:
 def test_loaders_know_no_torch_and_kernels_know_no_files() -> None:
     for path in modules():
         names = {name.split(".")[0] for name in imports(path)}
-        if room(path) == "loaders" or room(path) in RANKS[2]:
+        if room(path) == "loaders" or room(path) in (*RANKS[2], "features", "results"):
             assert "torch" not in names, path
         if room(path) in RANKS[0]:
             assert not names & {"xarray", "zarr", "pathlib", "pandas"}, path

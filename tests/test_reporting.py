@@ -230,7 +230,7 @@ def test_metrics_of_one_name_keep_their_brackets_in_the_words(tmp_path):
 
 
 def test_the_fields_are_those_of_a_comparison():
-    from repalign.comparison import Comparison
+    from repalign.results import Comparison
 
     names = [field.name for field in dataclasses.fields(Comparison)]
     assert [name for name in names if name != "fingerprints"] == list(ROW_FIELDS)

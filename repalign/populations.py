@@ -1,0 +1,231 @@
+"""The two sides of a comparison, brought to the same stimuli in the same order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from repalign.metrics import CKA, RSA, Metric, Ridge
+from repalign.metrics.rdms import condensed
+from repalign.recording import (
+    IMAGE_HASH,
+    STIMULUS,
+    Target,
+    is_rdm_only,
+    response_array,
+    stimulus_ids,
+)
+from repalign.store import load_values
+
+Population = xr.Dataset | np.ndarray[Any, Any] | Tensor
+
+
+@dataclass(frozen=True)
+class MatchedPopulation:
+    """One population on the shared stimuli, in the form the metric needs."""
+
+    target: Target
+    dataset: str
+    is_network: bool
+    fingerprint: str
+    prepared: Tensor
+    repeats: Tensor | None
+    n_neuroids: int | None
+    ids: Sequence[str]
+
+
+def as_population(
+    population: Population, name: str = "array", stimulus_id: Sequence[str] | None = None
+) -> xr.Dataset:
+    """A plain array as a dataset, whose rows have no names unless they are given.
+
+    Args:
+        population: shape (stimulus, neuroid) or (repetition, stimulus, neuroid); a repetition
+            that is NaN in every neuroid is missing. A Dataset is given back as it is.
+        name: how results and errors call it.
+        stimulus_id: ids of the rows.
+
+    Raises:
+        TypeError, ValueError: no numbers, another shape, or values that are not finite.
+    """
+    if isinstance(population, xr.Dataset):
+        return population
+    array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"{name} is a {type(array).__name__}; expected a Dataset or an array")
+    if array.ndim not in (2, 3) or array.dtype.kind not in "fiub":
+        raise ValueError(
+            f"{name} is an array of {array.dtype} with shape {array.shape}; expected numbers of"
+            " shape (stimulus, neuroid) or (repetition, stimulus, neuroid)"
+        )
+    stacked = array if array.ndim == 3 else array[None]
+    repeats, rows, units = stacked.shape
+    finite = np.isfinite(stacked)
+    missing = np.isnan(stacked).all(axis=2) if repeats > 1 else np.zeros((repeats, rows), bool)
+    bad = np.flatnonzero((~finite.all(axis=2) & ~missing).any(axis=0) | missing.all(axis=0))
+    if bad.size:
+        raise ValueError(f"{name} has NaN or infinite values in {bad.size} rows (first {bad[0]})")
+    ds = xr.Dataset(
+        {"response": (("presentation", "neuroid"), stacked.reshape(repeats * rows, units))},
+        attrs={"kind": "array", "dataset": name, "repeats": repeats},
+    )
+    if stimulus_id is None:
+        return ds
+    ids = np.array(list(stimulus_id) * repeats, dtype=object)
+    return ds.assign_coords({STIMULUS: ("presentation", ids)})
+
+
+def layers_of(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]:
+    """The layers of a dict, or the one population that was given; a Dataset is a mapping too."""
+    if isinstance(second, Mapping) and not isinstance(second, xr.Dataset):
+        layers: Mapping[str, xr.Dataset] = second
+        return list(layers.values())
+    return [as_population(second, "second")]
+
+
+def labelled(ds: xr.Dataset) -> xr.Dataset:
+    """Give activations and arrays the neuroid coordinates that recordings have."""
+    if is_rdm_only(ds) or "region" in ds.coords:
+        return ds
+    empty = np.full(ds.sizes["neuroid"], "", dtype=object)
+    return ds.assign_coords(dict.fromkeys(("species", "region", "subject"), ("neuroid", empty)))
+
+
+def shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | int, str]:
+    """The stimuli of both sides, or the number of rows where names are missing; and a note."""
+    named = STIMULUS in first.coords, STIMULUS in second.coords
+    if all(named):
+        ours, theirs = stimulus_ids(first), stimulus_ids(second)
+        shared = set(theirs)
+        ids = [name for name in ours if name in shared]
+        if not ids:
+            raise ValueError(
+                f"no shared stimuli: one side has {len(ours)} such as {ours[0]!r}, the other"
+                f" {len(theirs)} such as {theirs[0]!r}; ids must be equal to match"
+            )
+        _check_images(first, second, ids)
+        return ids, f"{len(ids)} stimuli matched by id, of {len(ours)} and {len(theirs)}"
+    counts = [
+        len(stimulus_ids(ds))
+        if has
+        else ds.sizes["presentation"] // int(ds.attrs.get("repeats", 1))
+        for ds, has in zip((first, second), named, strict=True)
+    ]
+    if counts[0] != counts[1]:
+        raise ValueError(
+            f"{counts[0]} rows against {counts[1]}: without stimulus ids rows match by order, so"
+            " their numbers must be equal"
+        )
+    return counts[0], f"{counts[0]} rows matched by order, since one side has no stimulus ids"
+
+
+def _check_images(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str]) -> None:
+    """Equal ids must stand for equal images, where both sides have them."""
+    if IMAGE_HASH not in first.coords or IMAGE_HASH not in second.coords:
+        return
+    ours, theirs = (
+        dict(zip(ds[STIMULUS].values, ds[IMAGE_HASH].values, strict=True)) for ds in (first, second)
+    )
+    differ = [name for name in ids if ours[name] != theirs[name]]
+    if differ:
+        raise ValueError(
+            f"{len(differ)} of {len(ids)} shared stimulus ids (first {differ[0]!r}) stand for"
+            " different images; give each image an id of its own in a stimuli table"
+        )
+
+
+def match_population(
+    target: Target,
+    ds: xr.Dataset,
+    ids: list[str] | int,
+    metric: Metric,
+    device: torch.device,
+    *,
+    predicts: bool = False,
+) -> MatchedPopulation:
+    """Bring one population to the shared stimuli, and prepare it for the metric.
+
+    Args:
+        target: its species, region and subject.
+        ds: its recording or activations.
+        ids: the shared stimuli in the order wanted, or the number of rows without names.
+        metric: what it is prepared for.
+        device: where its tensors go.
+        predicts: whether it is the predictor of a metric that is not symmetric.
+    """
+    attrs = ds.attrs
+    is_network = attrs.get("kind") == "activations"
+    name = str(attrs.get("model", "")) if is_network else str(attrs.get("dataset", "recording"))
+    if is_network:
+        target = Target("", str(attrs.get("layer", "")), "")
+    common: dict[str, Any] = {
+        "target": target,
+        "dataset": name,
+        "is_network": is_network,
+        "fingerprint": str(attrs.get("fingerprint", "")),
+    }
+    store = str(attrs.get("store", name))
+    variable = "rdm" if is_rdm_only(ds) else "response"
+    ds = ds.assign({variable: (ds[variable].dims, load_values(ds[variable], store))})
+    if is_rdm_only(ds):
+        if metric.needs_responses or not isinstance(metric, RSA):
+            raise ValueError(
+                f"{name} holds published RDMs only; {metric.name} needs responses of single"
+                " neuroids: use metric rsa"
+            )
+        wanted = ids if isinstance(ids, list) else stimulus_ids(ds)
+        rows = {str(name): row for row, name in enumerate(ds[STIMULUS].values)}
+        order = [rows[name] for name in wanted]
+        square = ds["rdm"].values.mean(axis=0)[np.ix_(order, order)]  # sessions are averaged
+        rdm = condensed(_tensor(square, device))
+        return MatchedPopulation(**common, prepared=rdm, repeats=None, n_neuroids=None, ids=wanted)
+    if isinstance(ids, list):
+        names: Sequence[str] = ids
+        array = response_array(ds, ids)
+    else:
+        names = stimulus_ids(ds) if STIMULUS in ds.coords else [f"row {i}" for i in range(ids)]
+        array = (
+            response_array(ds, names)
+            if STIMULUS in ds.coords
+            else ds["response"].values.reshape(-1, ids, ds.sizes["neuroid"])
+        )
+    if array.ndim != 3:
+        raise ValueError(f"{name} has time bins; average or select one before comparing")
+    average = array[0] if len(array) == 1 else np.nanmean(array, axis=0)
+    _check_patterns(average, names, metric, f"{name} {' '.join(filter(None, target))}".strip())
+    responses = _tensor(average, device)
+    prepared = responses
+    if isinstance(metric, RSA | CKA) or (isinstance(metric, Ridge) and predicts):
+        prepared = metric.prepare(responses)
+    repeats = None if len(array) == 1 or predicts else _tensor(array, device)
+    return MatchedPopulation(
+        **common, prepared=prepared, repeats=repeats, n_neuroids=array.shape[2], ids=names
+    )
+
+
+def _tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    if array.dtype not in (np.float32, np.float64) or device.type == "mps":
+        array = array.astype(np.float32 if device.type == "mps" else np.float64)
+    return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _check_patterns(
+    responses: np.ndarray[Any, Any], ids: Sequence[str], metric: Metric, name: str
+) -> None:
+    """Say which stimuli have no correlation distance, instead of answering NaN."""
+    if not (isinstance(metric, RSA) and metric.rdm == "correlation"):
+        return
+    constant = np.flatnonzero(responses.max(axis=1) == responses.min(axis=1))
+    if constant.size:
+        named = ", ".join(repr(ids[i]) for i in constant[:3])
+        raise ValueError(
+            f"{name}: the responses to {len(constant)} stimuli ({named}) are the same in all"
+            f" {responses.shape[1]} neuroids, so their correlation distance is undefined; use"
+            " the Euclidean distance (rsa:rdm=euclidean)"
+        )

@@ -1,0 +1,105 @@
+"""Results: one comparison a row, with all that is needed to compute it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One score: a (species, region, subject) against one layer of one model.
+
+    ``ceiling_low`` and ``ceiling_high`` bound what a perfect model would score (see
+    `repalign.ceiling`), ``ci_low`` and ``ci_high`` the value over other stimuli (see
+    `repalign.inference`). ``p`` is None until tested.
+    """
+
+    dataset: str
+    species: str | None
+    region: str | None
+    subject: str | None
+    model: str
+    layer: str | None
+    metric: str
+    metric_parameters: Mapping[str, Any]
+    value: float
+    ceiling_kind: str | None
+    ceiling_low: float | None
+    ceiling_high: float | None
+    ci_low: float | None
+    ci_high: float | None
+    p: float | None
+    n_stimuli: int
+    n_neuroids: int | None
+    seed: int
+    version: str
+    fingerprints: tuple[str, str] = field(default=("", ""), repr=False)
+
+    def row(self) -> dict[str, Any]:
+        """Return the fields of a result table, without the fingerprints; JSON can hold it."""
+        row = dataclasses.asdict(self)
+        del row["fingerprints"]
+        row["metric_parameters"] = json.loads(json.dumps(row["metric_parameters"]))
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+
+
+@dataclass(frozen=True)
+class Comparisons(Sequence[Comparison]):
+    """The results of one call: a sequence of comparisons, and how their stimuli were matched."""
+
+    results: tuple[Comparison, ...]
+    note: str = ""
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return one comparison, or several as a tuple."""
+        return self.results[index]
+
+    def __len__(self) -> int:
+        """Return the number of comparisons."""
+        return len(self.results)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one dict a comparison."""
+        return [comparison.row() for comparison in self.results]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a table with one row a comparison."""
+        import pandas as pd
+
+        return pd.DataFrame(self.rows())
+
+    def best(self) -> Comparison:
+        """Return the comparison with the highest value.
+
+        It was chosen on the data that it is reported for, so its value is optimistic.
+        """
+        return max(self.results, key=lambda c: -math.inf if math.isnan(c.value) else c.value)
+
+    def __str__(self) -> str:
+        """Return a text table and the note."""
+        lines = [
+            f"{'target':32} {'model':28} {'layer':14} {'metric':6} {'value':>7}"
+            f" {'95 % interval':>16} {'ceiling':>16}"
+        ]
+        for c in self.results:
+            target = " ".join(filter(None, (c.dataset, c.species, c.region, c.subject)))
+            lines.append(
+                f"{target:32} {c.model:28} {c.layer or '':14} {c.metric:6} {c.value:7.3f}"
+                f" {_pair(c.ci_low, c.ci_high):>16} {_pair(c.ceiling_low, c.ceiling_high):>16}"
+            )
+        return "\n".join([*lines, self.note])
+
+
+def _pair(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.3f} … {high:.3f}"
