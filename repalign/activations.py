@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,7 @@ from repalign.store import (
 )
 
 BATCH_SIZE = 32
+LARGE_BYTES = 1 << 30
 
 
 @contextlib.contextmanager
@@ -302,6 +304,21 @@ class _Run:
                     )
                     arrays[name].done[shard] = 1
 
+    def _announce(self, size: int) -> None:
+        """Say what a large recording will take, and refuse one that cannot fit."""
+        free = shutil.disk_usage(self.folder).free
+        if size > free:
+            raise OSError(
+                f"the layers asked for take up to {size / 1e9:.1f} GB and {self.folder} has"
+                f" {free / 1e9:.1f} GB free; choose fewer layers or another folder (--to)"
+            )
+        if size > LARGE_BYTES:
+            print(
+                f"{self.network.name}: up to {size / 1e9:.1f} GB into {self.folder}"
+                f" ({free / 1e9:.0f} GB free)",
+                file=sys.stderr,
+            )
+
     def _rows(
         self, output: Tensor, layer: str, start: int, stop: int, units: int
     ) -> np.ndarray[Any, Any]:
@@ -337,9 +354,18 @@ class _Run:
     def _create(self, layers: Sequence[str], batch_size: int, device: torch.device) -> None:
         """Publish a full-size empty template of each layer, by rename."""
         module = self.network.module
+        batch = self._batch(0, 1, device)
         with capture(module, layers) as seen:
-            module(self._batch(0, 1, device))
+            try:
+                module(batch)
+            except (RuntimeError, ValueError, TypeError) as error:
+                reason = " ".join(str(error).split())
+                raise ValueError(
+                    f"{self.network.name} failed on an input of shape {tuple(batch.shape)}:"
+                    f" {reason}"
+                ) from error
         n_stimuli = len(self.stimuli)
+        self._announce(sum(seen[name].numel() for name in layers if name in seen) * 4 * n_stimuli)
         rows = min(batch_size, n_stimuli)
         for name in layers:
             if name not in seen:

@@ -5,18 +5,30 @@ Results go to stdout and progress to stderr. Nothing heavy is imported before a 
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 import traceback
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+
+class CeilingChoice(StrEnum):
+    """Which noise ceiling."""
+
+    auto = "auto"
+    split_half = "split-half"
+    nili = "nili"
+    none = "none"
+
+
 app = typer.Typer(
     help="Compare brains with neural networks.",
     no_args_is_help=True,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Errors are one line; --debug, anywhere, shows the traceback.",
@@ -60,14 +72,16 @@ DatasetCardName = Annotated[
 ]
 To = Annotated[
     Path | None,
-    typer.Option(help="Folder of the stores [default: $REPALIGN_CACHE, else the user's cache]."),
+    typer.Option(
+        help="Folder of the stores; by default $REPALIGN_CACHE, else the user's cache folder."
+    ),
 ]
 Mirror = Annotated[
     Path | None,
-    typer.Option(help="Folder searched for raw files before the network [$REPALIGN_MIRROR]."),
+    typer.Option(help="Folder searched for files before the network; by default $REPALIGN_MIRROR."),
 ]
 Offline = Annotated[
-    bool, typer.Option("--offline", help="Never use the network [$REPALIGN_OFFLINE].")
+    bool, typer.Option("--offline", help="Never use the network; also by $REPALIGN_OFFLINE=1.")
 ]
 Layers = Annotated[
     str | None,
@@ -101,7 +115,10 @@ def demo(
             autocompletion=_complete_datasets,
         ),
     ] = "simulated",
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("repalign-demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the report; by default repalign-demo, with the data's name."),
+    ] = None,
     to: To = None,
     mirror: Mirror = None,
     offline: Offline = False,
@@ -114,7 +131,7 @@ def demo(
 
     done = demonstrate(
         data,
-        out=out,
+        out=out or Path("repalign-demo" if data == "simulated" else f"repalign-demo-{data}"),
         to=to,
         mirror=mirror,
         offline=offline or None,
@@ -137,6 +154,10 @@ def cards(
 
     if name is not None:
         kinds = [kind for kind in ("dataset", "model") if name in list_cards(kind)]
+        if not kinds and not name.endswith(".toml"):
+            known = [*list_cards("dataset"), *list_cards("model")]
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            raise ValueError(f"no card is called {name!r}; near: {', '.join(near) or 'none'}")
         kind = kinds[0] if kinds else kind_of_file(Path(name))
         card = load_card(name, kind)  # type: ignore[arg-type]
         shown = {"kind": kind, **card.model_dump(mode="json", exclude_none=True)}
@@ -284,8 +305,8 @@ def compare(
         list[str] | None,
         typer.Option(
             help="rsa, cka or ridge; parameters follow a colon: rsa:rdm=euclidean,"
-            "comparator=pearson  cka:debiased=false  ridge:folds=10. May be repeated."
-            " [default: rsa]",
+            "comparator=pearson  cka:debiased=false  ridge:folds=10. May be repeated; rsa by"
+            " default.",
             autocompletion=_complete_metrics,
         ),
     ] = None,
@@ -294,10 +315,18 @@ def compare(
         list[str] | None,
         typer.Option(help="Part of the recording, such as region=IT or subject=BE,KO."),
     ] = None,
-    ceiling: Annotated[str, typer.Option(help="auto, split-half, nili or none.")] = "auto",
+    ceiling: Annotated[
+        CeilingChoice,
+        typer.Option(
+            help="Noise ceiling: over repetitions (split-half), over subjects (nili), or none."
+        ),
+    ] = CeilingChoice.auto,
     resamples: Annotated[
         int | None,
-        typer.Option(help="Bootstrap samples of stimuli; 0: no intervals [default: up to 1000]."),
+        typer.Option(
+            help="Bootstrap samples of stimuli; 0: no intervals. By default 1000, and fewer (100 or"
+            " more) where there are more than 630 stimuli."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of resamples and split halves.")] = 0,
     device: Device = "auto",
@@ -340,7 +369,7 @@ def compare(
             first,
             seconds,
             one,
-            ceiling=ceiling,  # type: ignore[arg-type]
+            ceiling=ceiling.value,
             n_resamples=resamples,
             seed=seed,
             device=device,
@@ -348,9 +377,16 @@ def compare(
         )
         rows += results.rows()
     print(results.note, file=sys.stderr)
+    drawn = {row["metric_parameters"].get("interval", "").rpartition(", ")[2] for row in rows}
+    if resamples is None and any(w.endswith("resamples") and w != "1000 resamples" for w in drawn):
+        print(
+            f"intervals from {' or '.join(sorted(w for w in drawn if w.endswith('resamples')))}, to"
+            " stay quick; --resamples 1000 takes more",
+            file=sys.stderr,
+        )
     print_rows(rows, as_json=as_json)
     if out is not None:
-        from repalign.demonstration import citations
+        from repalign.demonstration import citations, software
         from repalign.reporting import write_report
 
         cards = [model for model in models if is_model_card(model)]
@@ -362,6 +398,7 @@ def compare(
                 "command": ["repalign", *sys.argv[1:]],
                 "recording": str(first.attrs.get("fingerprint", "an array")),
                 "matching": results.note,
+                **software(),
             },
             citations=citations(first, cards),
         )
@@ -377,10 +414,21 @@ def report(
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Brain and network",
 ) -> None:
     """Write one page, one figure and one table from the results of earlier runs."""
-    from repalign.reporting import read_rows, write_report
+    from repalign.reporting import read_rows, read_sources, write_report
 
     rows = read_rows(results)
-    path = write_report(rows, out, title=title, provenance={"command": ["repalign", *sys.argv[1:]]})
+    provenance, citations = read_sources(results)
+    commands = " | ".join(dict.fromkeys(filter(None, provenance)))
+    path = write_report(
+        rows,
+        out,
+        title=title,
+        provenance={
+            "command": ["repalign", *sys.argv[1:]],
+            **({"made from": commands} if commands else {}),
+        },
+        citations=citations,
+    )
     print(path)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import xarray as xr
@@ -34,6 +34,7 @@ from repalign.recording import targets
 from repalign.results import Comparison, Comparisons
 
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
+CEILINGS: tuple[str, ...] = get_args(CeilingChoice)
 GROUP_SUBJECT = "group"
 
 
@@ -84,8 +85,8 @@ def compare(
     choice: CeilingChoice = (
         ("auto" if ceiling else "none") if isinstance(ceiling, bool) else ceiling
     )
-    if choice not in ("auto", "split-half", "nili", "none"):
-        raise ValueError(f"ceiling {choice!r}; expected auto, split-half, nili or none")
+    if choice not in CEILINGS:
+        raise ValueError(f"ceiling {choice!r}; expected {', '.join(CEILINGS)}")
     if n_resamples is not None and n_resamples < 0:
         raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
     first = as_population(first, "first")
@@ -95,6 +96,7 @@ def compare(
     ids, note = shared_stimuli(first, seconds[0])
     where = pick_device(device)
     brains = [match_population(t, ds, ids, metric, where) for t, ds in targets(labelled(first))]
+    ceilings = [_ceiling(brain, brains, metric, choice, seed) for brain in brains]
     models: list[MatchedPopulation] = []
     for ds in track(seconds, f"{metric.name}: preparing {len(seconds)} layers", show=progress):
         other, other_note = shared_stimuli(first, ds)
@@ -105,11 +107,14 @@ def compare(
             for t, part in targets(labelled(ds))
         ]
     results = []
-    for brain in track(brains, f"{metric.name}: comparing", show=progress):
-        bounds = _ceiling(brain, brains, metric, choice, seed)
+    pairs = list(zip(brains, ceilings, strict=True))
+    for brain, bounds in track(pairs, f"{metric.name}: comparing", show=progress):
         scores = _scores(brain, models, metric, n_resamples, confidence, seed)
         for model, (value, interval) in zip(models, scores, strict=True):
             results.append(_comparison(brain, model, metric, value, interval, bounds, seed))
+    responses = any(b.n_neuroids is not None and not b.is_network for b in brains)
+    if choice == "auto" and responses and not any(ceilings):
+        note += "; no noise ceiling: it needs 4 or more stimuli with repetitions"
     return Comparisons(tuple(results), note)
 
 
@@ -267,7 +272,8 @@ def _comparison(
 ) -> Comparison:
     parameters = dataclasses.asdict(metric) if dataclasses.is_dataclass(metric) else {}
     if interval is not None:
-        parameters["interval"] = f"{interval.kind} ({interval.n_resamples})"
+        drawn = "resamples" if "bootstrap" in interval.kind else "values, each without one stimulus"
+        parameters["interval"] = f"{interval.kind}, {interval.n_resamples} {drawn}"
     if brain.n_neuroids is None:
         parameters["first"] = "published RDM, as it is"
     layer = model.target.region if model.is_network else " ".join(filter(None, model.target))

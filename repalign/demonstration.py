@@ -64,7 +64,7 @@ def demonstrate(
         say("simulating an IT population read out of one layer of a trained network")
         dataset = write_simulated_dataset(folder / "demo" / "simulated_it")
         truth = json.loads((dataset.parent / "truth.json").read_text(encoding="utf-8"))
-    say(f"ingesting {Path(dataset).stem} into {folder}")
+    say(f"ingesting {Path(dataset).stem} into {folder.resolve()}")
     recording = ingest(dataset, to=folder, mirror=mirror, offline=offline)
     metrics: list[Metric] = [RSA()] if is_rdm_only(recording) else [RSA(), CKA(), Ridge()]
     networks: dict[str, dict[str, xr.Dataset]] = {}
@@ -89,11 +89,26 @@ def demonstrate(
             "command": ["repalign", "demo", "--data", data],
             "verdict": verdict,
             "recording": recording.attrs["fingerprint"],
+            **software(),
             "seconds": f"{time.perf_counter() - begin:.0f}",
         },
         citations=citations(recording, MODELS),
     )
     return Demonstration(rows, verdict, report, time.perf_counter() - begin)
+
+
+def software() -> dict[str, str]:
+    """What computed a result, and when."""
+    import datetime
+    import platform
+
+    import torch
+
+    return {
+        "date": datetime.date.today().isoformat(),
+        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
+        "machine": platform.machine(),
+    }
 
 
 def citations(recording: xr.Dataset, models: Sequence[str]) -> list[str]:

@@ -114,7 +114,7 @@ def _local(card: DatasetCard, source: FileSource) -> Path:
     if path.is_file() and not _has_hash(path, source.hash):
         raise ValueError(
             f"{card.name}: {path} has hash {file_hash(path, _algorithm(source.hash))}, the card"
-            f" {card.path} says {source.hash}; the file is damaged or another version"
+            f" {card.path} says {source.hash}; copy it again, or put its hash into the card"
         )
     return path
 
@@ -132,6 +132,14 @@ def _algorithm(expected: str | None) -> str:
 
 def _has_hash(path: Path, expected: str | None) -> bool:
     return expected is None or file_hash(path, _algorithm(expected)).startswith(expected)
+
+
+def _reason(error: Exception) -> str:
+    """A network error in a few words."""
+    response = getattr(error, "response", None)
+    if response is not None:
+        return f"the server answered {response.status_code}"
+    return "no connection" if "Max retries" in str(error) else type(error).__name__
 
 
 def _download(card: Card, source: FileSource, cache: Path, advice: str) -> Path:
@@ -153,9 +161,8 @@ def _download(card: Card, source: FileSource, cache: Path, advice: str) -> Path:
                 downloader=downloader(progressbar=sys.stderr.isatty()),
             )
         except Exception as error:  # requests has a family of network errors of its own
-            reason = " ".join(str(error).split())[:200]
             raise OSError(
-                f"{card.name}: could not download {source.url} ({reason}); {advice}"
+                f"{card.name}: could not download {source.url} ({_reason(error)}); {advice}"
             ) from error
         digest = file_hash(Path(found), _algorithm(source.hash))
         if source.hash is not None and not digest.startswith(source.hash):

@@ -120,7 +120,10 @@ def load_network(
         if card.weights == "none":
             raise ValueError(f"{card.name} has no weights, so it has no untrained twin")
         if card.weights == "package" and not card.source.startswith("repalign:"):
-            raise ValueError(f"{card.name} brings its own weights; it has no untrained twin")
+            raise ValueError(
+                f"{card.name} brings its own weights, so it has no untrained twin; if its function"
+                ' builds an untrained network, write weights = "random" in its card'
+            )
         name = f"{card.name}@random:{twin_seed}"
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(twin_seed or 0)
@@ -321,9 +324,9 @@ def pick_device(device: str | torch.device = "auto") -> torch.device:
         try:
             return torch.empty(0, device=device).device
         except (RuntimeError, AssertionError) as error:
-            reason = " ".join(str(error).split())[:120]
             raise ValueError(
-                f"device {device!r} cannot be used: {reason}; try auto or cpu"
+                f"device {str(device)!r} cannot be used here; expected auto, cpu, and cuda or mps"
+                " where there is such a GPU"
             ) from error
     if torch.cuda.is_available():
         return torch.device("cuda")

@@ -119,10 +119,14 @@ def shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | i
     ]
     if counts[0] != counts[1]:
         raise ValueError(
-            f"{counts[0]} rows against {counts[1]}: without stimulus ids rows match by order, so"
-            " their numbers must be equal"
+            f"{counts[0]} stimuli in {_called(first)}, {counts[1]} in {_called(second)}: without"
+            " stimulus ids rows match by order, so their numbers must be equal"
         )
     return counts[0], f"{counts[0]} rows matched by order, since one side has no stimulus ids"
+
+
+def _called(ds: xr.Dataset) -> str:
+    return str(ds.attrs.get("model") or ds.attrs.get("dataset") or "the other")
 
 
 def _check_images(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str]) -> None:

@@ -195,7 +195,7 @@ def write_simulated_dataset(
 def _card(name: str, model: str, layer: str) -> str:
     return f"""\
 name = "{name}"
-title = "Simulated IT population"
+title = "Simulated IT population, read out of {layer} of {model}"
 description = "Spike counts read out of {layer} of {model}, over procedural scenes: not a brain."
 citation = "Simulated by repalign."
 licence = "CC0-1.0"

@@ -148,7 +148,9 @@ def read_images(path: Path) -> dict[str, bytes]:
                             )
                         found[info.filename] = archive.read(info)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
-            raise ValueError(f"{path} is a damaged or encrypted zip: {error}") from error
+            raise ValueError(
+                f"{path} is a damaged or encrypted zip ({error}); copy or download it again"
+            ) from error
     if not found:
         raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)})")
     return {name: found[name] for name in sorted(found, key=natural_key)}

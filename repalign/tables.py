@@ -9,23 +9,27 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+WRAPPED = ("title", "model", "path", "store")
+
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print a table; where stdout is no terminal its lines are as long as they need to be."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    """Print a table: numbers are never cut, long names wrap on a narrow terminal."""
+    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
     rows = list(rows)
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
-        # names are never cut; only titles may wrap
+        wraps = column in WRAPPED
+        longest = max(len(str(row.get(column, ""))) for row in rows) if rows else 0
         table.add_column(
             column.replace("_", " "),
             justify="right" if numeric and rows else "left",
-            no_wrap=column != "title",
+            no_wrap=not wraps,
+            overflow="fold",
+            min_width=None if wraps else max(longest, len(column)),
         )
     for row in rows:
-        table.add_row(
-            *("" if row.get(c) is None else str(row[c]) for c in columns), style=row.get("_style")
-        )
+        cells = ["" if row.get(column) is None else str(row[column]) for column in columns]
+        table.add_row(*cells, style=row.get("_style"))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=1000)
@@ -67,8 +71,20 @@ def print_rows(
                     "_style": "bold" if marked else None,
                 }
             )
-    columns = [c for c in shown[0] if c != "_style" and any(row.get(c) for row in shown)]
-    print_table(shown, columns)
+    # what all rows share is said once, above the table
+    shared = {
+        column: shown[0][column]
+        for column in ("dataset", "species", "region", "subject", "stimuli", "neuroids")
+        if len({row[column] for row in shown}) == 1
+    }
+    said = [str(value) for value in list(shared.values()) if isinstance(value, str)]
+    said += [f"{n} {what}" for what, n in shared.items() if isinstance(n, int)]
+    if said:
+        print(", ".join(said))
+    columns = [c for c in shown[0] if c != "_style" and c not in shared]
+    print_table(shown, [c for c in columns if any(row.get(c) for row in shown)])
+    if any(row["_style"] for row in shown):
+        print("* best layer of its model, chosen on the stimuli that its value is reported for")
 
 
 def _number(value: float | None) -> str:

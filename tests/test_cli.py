@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -17,6 +18,7 @@ from repalign.scenes import make_scenes
 from repalign.stimuli import encode_png
 
 FIELDS = 19
+FILES = ("profile.png", "report.html", "results.csv", "results.json", "sources.json")
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_one_card_outside_the_repository_gives_a_profile(cli, lab: Path, tmp_pat
     assert {row["n_stimuli"] for row in rows} == {12}
     assert json.loads((out / "results.json").read_text()) == rows
     names = {path.name for path in out.iterdir()}
-    assert names == {"profile.png", "report.html", "results.csv", "results.json"}
+    assert names == {*FILES}
     code, path, _ = cli("report", out, "--out", tmp_path / "again")
     assert code == 0
     assert Path(path.strip()).read_text().startswith("<!doctype html>")
@@ -80,8 +82,10 @@ def test_one_card_outside_the_repository_gives_a_profile(cli, lab: Path, tmp_pat
 def test_table_for_people_marks_the_best_layer(cli, lab: Path) -> None:  # type: ignore[no-untyped-def]
     code, out, err = cli("compare", lab, "efficientnet_lite0@random", "--layers", "blocks.0,bn2")
     assert code == 0
-    assert out.count("*") == 1
+    assert out.count("*") == 2  # beside the best value, and in the line that explains it
+    assert "* best layer of its model" in out
     assert "efficientnet_lite0@random:0" in out
+    assert out.startswith("session, macaque, V4, subject-1, 12 stimuli, 7 neuroids\n")
     assert "12 stimuli matched by id" in err
 
 
@@ -175,7 +179,9 @@ def test_fetch_uses_the_mirror(cli, data_folder: Path) -> None:  # type: ignore[
         (["compare", "LAB", "pixels", "--metric", "rsa:rdm=manhattan"], "manhattan"),
         (["compare", "LAB", "pixels", "--select", "region=IT"], "there is V4"),
         (["compare", "LAB", "pixels", "--select", "IT"], "expected NAME=VALUE"),
-        (["compare", "LAB", "pixels", "--ceiling", "x"], "expected auto, split-half"),
+        (["compare", "LAB", "pixels", "--ceiling", "nili"], "2 or more individual subjects"),
+        (["compare", "LAB", "pixels", "--device", "gpu"], "expected auto, cpu, and cuda or mps"),
+        (["cards", "resnet"], "near: resnet"),
         (["compare", "LAB", "none.npy"], "none.npy"),
         (["compare", "LAB", "none.zarr"], "no finished store"),
         (["ingest", "none.toml"], "no card at none.toml"),
@@ -186,8 +192,6 @@ def test_fetch_uses_the_mirror(cli, data_folder: Path) -> None:  # type: ignore[
 def test_errors_are_one_line_with_a_remedy(  # type: ignore[no-untyped-def]
     cli, lab: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments, message: str
 ) -> None:
-    import re
-
     monkeypatch.chdir(tmp_path)
     words = [lab if word == "LAB" else word for word in arguments]
     assert re.search(message, error_line(cli(*words)))
@@ -199,9 +203,42 @@ def test_debug_shows_the_traceback(cli) -> None:  # type: ignore[no-untyped-def]
     assert "Traceback" in err
 
 
+def test_numbers_are_never_cut_on_a_narrow_terminal(  # type: ignore[no-untyped-def]
+    cli, lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import rich.console
+
+    monkeypatch.setattr(rich.console.Console, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = cli("compare", lab, "efficientnet_lite0@random", "--layers", "bn2")
+    assert code == 0
+    assert "…" not in out
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", out)
+    assert max(len(line.rstrip()) for line in plain.splitlines()) <= 80
+    assert re.search(r"-?0\.\d{3} to -?0\.\d{3}", plain)
+
+
+def test_help_loses_no_words(cli) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = cli("compare", "--help")
+    assert code == 0
+    assert "$REPALIGN_CACHE" in out
+    assert not re.search(r" \.\s", out)
+
+
+def test_merged_report_keeps_what_to_cite(cli, lab: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    for model in ("pixels", "gabor_energy"):
+        assert cli("compare", lab, model, "--resamples", 0, "--out", tmp_path / model)[0] == 0
+    both = ("report", tmp_path / "pixels", tmp_path / "gabor_energy", "--out", tmp_path / "both")
+    assert cli(*both)[0] == 0
+    page = (tmp_path / "both" / "report.html").read_text()
+    assert "Adelson" in page
+    assert "--resamples 0" in page
+
+
 def test_wrong_usage_exits_with_2(cli) -> None:  # type: ignore[no-untyped-def]
     assert cli("compare")[0] == 2
     assert cli("compare", "a", "b", "--no-such-option")[0] == 2
+    assert cli("compare", "a", "b", "--ceiling", "top")[0] == 2
 
 
 def test_wrong_hash_leaves_nothing_half_written(cli, lab: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -60,7 +60,7 @@ def test_axes_are_found_by_the_number_of_images(lab: Lab) -> None:
 def test_ambiguous_axes_are_asked_for(lab: Lab, random: np.random.Generator) -> None:
     square = random.normal(size=(6, 6))
     np.save(lab.folder / "responses.npy", square)
-    with pytest.raises(ValueError, match=r"shape \(6, 6\) for 6 stimuli; say what its axes are"):
+    with pytest.raises(ValueError, match=r"\(6, 6\) for 6 stimuli; say what its axes are"):
         ingest(lab.card())
     card = lab.card(options='dims = ["neuroid", "stimulus"]')
     np.testing.assert_array_equal(ingest(card)["response"].values, square.T)

@@ -222,5 +222,5 @@ def test_fingerprint_knows_weights_and_preprocessing() -> None:
 def test_device_that_is_not_there_is_one_line() -> None:
     assert pick_device("cpu").type == "cpu"
     if not torch.cuda.is_available():
-        with pytest.raises(ValueError, match="device 'cuda' cannot be used"):
+        with pytest.raises(ValueError, match="device 'cuda' cannot be used here"):
             pick_device("cuda")

@@ -124,7 +124,12 @@ def _options(card: DatasetCard) -> Options:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         key = ".".join(["options", *(str(part) for part in first["loc"])])
-        raise ValueError(f"card {card.path}: {key} = {first['input']!r}: {first['msg']}") from error
+        reason = first["msg"]
+        if first["type"] == "extra_forbidden":
+            reason = f"unknown; there are {', '.join(Options.model_fields)}"
+        elif first["type"] == "literal_error":
+            reason = f"expected {first['ctx']['expected']}"
+        raise ValueError(f"card {card.path}: {key} = {first['input']!r}: {reason}") from error
 
 
 def _count(values: np.ndarray[Any, Any]) -> list[int]:
@@ -261,12 +266,17 @@ def _arrange(
 
 def _guess_dims(array: np.ndarray[Any, Any], n_stimuli: int | None, path: Path) -> tuple[str, ...]:
     fits = [axis for axis, length in enumerate(array.shape) if length == n_stimuli]
+    if n_stimuli is not None and not fits:
+        raise ValueError(
+            f"{path} has shape {array.shape}, and none of its axes has the {n_stimuli} stimuli of"
+            " the images or the stimuli table"
+        )
     if array.ndim != 2 or len(fits) != 1:
+        example = '["neuroid", "stimulus"' + (', "repetition"]' if array.ndim == 3 else "]")
         raise ValueError(
             f"{path} has shape {array.shape}"
             + (f" for {n_stimuli} stimuli" if n_stimuli is not None else "")
-            + '; say what its axes are: dims = ["neuroid", "stimulus"] (or the other way'
-            ' round, and with "repetition" for three axes) under [options]'
+            + f"; say what its axes are under [options], in their order: dims = {example}"
         )
     return (STIMULUS_AXIS, NEUROID_AXIS) if fits[0] == 0 else (NEUROID_AXIS, STIMULUS_AXIS)
 

@@ -34,9 +34,10 @@ from repalign.reporting.shell import (
 )
 from repalign.reporting.summary import best_layers_html, choose_names, figure_words, summary_text
 
-__all__ = ["read_rows", "write_report"]
+__all__ = ["read_rows", "read_sources", "write_report"]
 
 RESULTS = "results.json"
+SOURCES = "sources.json"  # beside it: the command, and what to cite
 
 ALL_COLUMNS = {
     "dataset": "Dataset", "species": "Species", "region": "Region", "subject": "Subject",
@@ -58,7 +59,7 @@ def write_report(
     summary: str | None = None,
     citations: Sequence[str] | None = None,
 ) -> Path:
-    """Write results.json, results.csv, profile.png and report.html, each whole or not at all.
+    """Write results.json, results.csv, sources.json, profile.png and report.html, each atomically.
 
     Args:
         rows: comparisons, as dicts with the fields in `ROW_FIELDS`; those of a model in order of
@@ -93,6 +94,12 @@ def write_report(
     sections = _sections(rows, every, figure, provenance, summary, citations)
     html = page(title, sections, subtitle=_extent(rows))
     write_file(folder / RESULTS, json.dumps(rows, indent=1, allow_nan=False) + "\n")
+    command = (provenance or {}).get("command", "")
+    sources = {
+        "command": command if isinstance(command, str) else shlex.join(map(str, command)),
+        "citations": list(citations or []),
+    }
+    write_file(folder / SOURCES, json.dumps(sources, indent=1) + "\n")
     write_file(folder / "results.csv", _csv(rows))
     save_figure(fig, folder / "profile.png")
     write_file(folder / "report.html", html)
@@ -122,6 +129,23 @@ def read_rows(paths: str | Path | Iterable[str | Path]) -> list[dict[str, Any]]:
         for row in _read_file(file):
             rows.setdefault(as_json(row), row)
     return list(rows.values())
+
+
+def read_sources(paths: Iterable[str | Path]) -> tuple[list[str], list[str]]:
+    """Read the commands and citations of earlier reports, each once, where they were kept."""
+    commands: dict[str, None] = {}
+    citations: dict[str, None] = {}
+    for path in paths:
+        for file in _result_files(Path(path)):
+            try:
+                sources = json.loads((file.parent / SOURCES).read_text("utf-8"))
+                commands[str(sources["command"])] = None
+                citations |= dict.fromkeys(map(str, sources["citations"]))
+            except FileNotFoundError:
+                continue
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(f"{file.parent / SOURCES} is damaged: {error}") from None
+    return list(commands), list(citations)
 
 
 def _result_files(path: Path) -> list[Path]:
