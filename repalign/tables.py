@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-WRAPPED = ("title", "model", "path", "store")
-
 
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-    """Print a table: numbers are never cut, long names wrap on a narrow terminal."""
-    table = Table(box=None, pad_edge=False, padding=(0, 1), header_style="bold")
+    """Print a table; where stdout is no terminal its lines are as long as they need to be."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
     rows = list(rows)
     for column in columns:
         numeric = all(isinstance(row.get(column), int | float | None) for row in rows)
-        wraps = column in WRAPPED
-        longest = max(len(str(row.get(column, ""))) for row in rows) if rows else 0
         table.add_column(
             column.replace("_", " "),
             justify="right" if numeric and rows else "left",
-            no_wrap=not wraps,
             overflow="fold",
-            min_width=None if wraps else max(longest, len(column)),
+            no_wrap=numeric,
         )
     for row in rows:
-        cells = ["" if row.get(column) is None else str(row[column]) for column in columns]
-        table.add_row(*cells, style=row.get("_style"))
+        table.add_row(*("" if row.get(column) is None else str(row[column]) for column in columns))
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         console = Console(highlight=False, markup=False, width=1000)
@@ -39,52 +36,63 @@ def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> No
 def print_rows(
     rows: Sequence[Mapping[str, Any]], *, as_json: bool, only_best: bool = False
 ) -> None:
-    """The result table; the best layer of each model and target is bold and marked."""
+    """Print results in one block a target and metric, the best layer of each model marked.
+
+    What all rows share is said once, above; a block's header names its target and ceiling, so
+    that the lines stay short enough for a narrow terminal.
+    """
     if as_json:
         print(json.dumps(rows, indent=1, allow_nan=False))
         return
+    targets = ("dataset", "species", "region", "subject")
+    shared = [name for name in targets if len({row[name] for row in rows}) == 1]
+    sizes = {name: {row[name] for row in rows} for name in ("n_stimuli", "n_neuroids")}
+    said = [rows[0][name] for name in shared if rows[0][name]]
+    said += [
+        f"{sizes[n].pop()} {n[2:]}" for n in sizes if len(sizes[n] - {None}) == 1 == len(sizes[n])
+    ]
+    print(", ".join(said))
+    blocks: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    groups = _grouped(rows, (*targets, "metric", "model")).values()
+    best = {id(_best(group)) for group in groups}
+    chosen = {id(_best(group)) for group in groups if len(group) > 1}
+    for row in rows:
+        if only_best and id(row) not in best:
+            continue
+        names = [str(row[name]) for name in targets if name not in shared and row[name]]
+        ceiling = _range(row["ceiling_low"], row["ceiling_high"])
+        header = [*names, row["metric"]]
+        if ceiling:
+            header.append(f"noise ceiling ({row['ceiling_kind']}) {ceiling}")
+        mark = "*" if several and id(row) in best and not only_best else ""
+        line = (row["model"], row["layer"] or "", _number(row["value"]) + mark)
+        blocks.setdefault(tuple(header), []).append((*line, _range(row["ci_low"], row["ci_high"])))
+    titles = ("model", "best layer" if only_best else "layer", "value", "95 % interval")
+    lines = [titles, *(line for block in blocks.values() for line in block)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
+    bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    for header, block in blocks.items():
+        print(f"\n{', '.join(header)}")
+        for number, line in enumerate([titles, *block]):
+            text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+            marked = bold and (number == 0 or line[2].endswith("*"))
+            print(f"\033[1m{text.rstrip()}\033[0m" if marked else text.rstrip())
+    if chosen and not only_best:
+        print("\n* best layer of its model, chosen on the stimuli that its value is reported for")
+
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def _grouped(rows: Rows, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        key = tuple(row[k] for k in ("dataset", "species", "region", "subject", "metric", "model"))
-        groups.setdefault(key, []).append(row)
-    shown = []
-    for group in groups.values():
-        best = max(group, key=lambda row: -9.0 if row["value"] is None else row["value"])
-        for row in group:
-            if only_best and row is not best:
-                continue
-            marked = row is best and len(group) > 1 and not only_best
-            shown.append(
-                {
-                    "dataset": row["dataset"],
-                    "species": row["species"],
-                    "region": row["region"],
-                    "subject": row["subject"],
-                    "model": row["model"],
-                    "best layer" if only_best else "layer": row["layer"],
-                    "metric": row["metric"],
-                    "value": _number(row["value"]) + (" *" if marked else "  "),
-                    "95 % interval": _range(row["ci_low"], row["ci_high"]),
-                    "noise ceiling": _range(row["ceiling_low"], row["ceiling_high"]),
-                    "stimuli": row["n_stimuli"],
-                    "neuroids": row["n_neuroids"],
-                    "_style": "bold" if marked else None,
-                }
-            )
-    # what all rows share is said once, above the table
-    shared = {
-        column: shown[0][column]
-        for column in ("dataset", "species", "region", "subject", "stimuli", "neuroids")
-        if len({row[column] for row in shown}) == 1
-    }
-    said = [str(value) for value in list(shared.values()) if isinstance(value, str)]
-    said += [f"{n} {what}" for what, n in shared.items() if isinstance(n, int)]
-    if said:
-        print(", ".join(said))
-    columns = [c for c in shown[0] if c != "_style" and c not in shared]
-    print_table(shown, [c for c in columns if any(row.get(c) for row in shown)])
-    if any(row["_style"] for row in shown):
-        print("* best layer of its model, chosen on the stimuli that its value is reported for")
+        groups.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return groups
+
+
+def _best(rows: Rows) -> Mapping[str, Any]:
+    return max(rows, key=lambda row: -math.inf if row["value"] is None else row["value"])
 
 
 def _number(value: float | None) -> str:

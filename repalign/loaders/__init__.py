@@ -140,9 +140,10 @@ def _is_current(
     card: DatasetCard, ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path
 ) -> bool:
     """Whether a store was made from this card, by this code, from files that have not changed."""
-    if theirs.get("card_path") != ours["card_path"] and Path(theirs["card_path"]).is_file():
+    other = str(theirs.get("card_path", ""))
+    if other != ours["card_path"] and Path(other).is_file():
         raise FileExistsError(
-            f"{path} was made from another card of the same name, {theirs['card_path']}; rename"
+            f"{path} was made from another card of the same name, {other}; rename"
             " one of the two, or keep their stores in different folders (--to)"
         )
     if any(theirs.get(key) != ours[key] for key in ("card_sha256", "loader_sha256")):
