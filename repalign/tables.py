@@ -49,7 +49,9 @@ def print_rows(
     sizes = {name: {row[name] for row in rows} for name in ("n_stimuli", "n_neuroids")}
     said = [rows[0][name] for name in shared if rows[0][name]]
     said += [
-        f"{sizes[n].pop()} {n[2:]}" for n in sizes if len(sizes[n] - {None}) == 1 == len(sizes[n])
+        f"{found.pop()} {name[2:]}"
+        for name, found in sizes.items()
+        if len(found) == 1 and None not in found
     ]
     print(", ".join(said))
     blocks: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
@@ -64,11 +66,13 @@ def print_rows(
         header = [*names, row["metric"]]
         if ceiling:
             header.append(f"noise ceiling ({row['ceiling_kind']}) {ceiling}")
-        mark = "*" if several and id(row) in best and not only_best else ""
-        line = (row["model"], row["layer"] or "", _number(row["value"]) + mark)
-        blocks.setdefault(tuple(header), []).append((*line, _range(row["ci_low"], row["ci_high"])))
+        mark = "*" if id(row) in chosen and not only_best else ""
+        interval = _range(row["ci_low"], row["ci_high"])
+        cells = (row["model"], row["layer"] or "", _number(row["value"]) + mark, interval)
+        blocks.setdefault(tuple(header), []).append(cells)
     titles = ("model", "best layer" if only_best else "layer", "value", "95 % interval")
-    lines = [titles, *(line for block in blocks.values() for line in block)]
+    lines: list[tuple[str, ...]] = [titles]
+    lines += [line for block in blocks.values() for line in block]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     for header, block in blocks.items():
