@@ -75,8 +75,8 @@ def print_rows(
     lines += [line for block in blocks.values() for line in block]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
     bold = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    for header, block in blocks.items():
-        print(f"\n{', '.join(header)}")
+    for heading, block in blocks.items():
+        print(f"\n{', '.join(heading)}")
         for number, line in enumerate([titles, *block]):
             text = "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))
             marked = bold and (number == 0 or line[2].endswith("*"))
