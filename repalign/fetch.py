@@ -172,6 +172,7 @@ def _download(card: Card, source: FileSource, cache: Path, advice: str) -> Path:
             )
         path = cache / source.name
         Path(found).replace(path)
-    if source.hash is None:
-        print(f'  pin it in {card.path}: hash = "{digest}"', file=sys.stderr)
+    if source.hash is None or digest != source.hash:  # unknown so far, or known in part
+        key = "hash" if isinstance(card, DatasetCard) else "weights_hash"
+        print(f'  pin it in {card.path}: {key} = "{digest}"', file=sys.stderr)
     return path

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from repalign.cards import DatasetCard, load_dataset_card
-from repalign.fetch import fetch_files
+from repalign.cards import DatasetCard, FileSource, load_dataset_card, load_model_card
+from repalign.fetch import fetch_file, fetch_files
 
 CONTENT = b"responses of a brain"
 SHA256 = f"sha256:{hashlib.sha256(CONTENT).hexdigest()}"
@@ -134,6 +134,22 @@ def test_unknown_hash_is_printed_to_be_pinned(
     card = make_card(tmp_path, f'url = "{server}/a.npy"')
     fetch_files(card, to=tmp_path / "cache", offline=False)
     assert f'pin it in {tmp_path / "mine.toml"}: hash = "{SHA256}"' in capsys.readouterr().err
+
+
+def test_weights_known_by_a_hash_prefix_are_checked_and_their_hash_is_printed(
+    tmp_path: Path, server: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As torchvision's weights are: their file names carry the first 8 digits."""
+    card = load_model_card("resnet18")
+    for prefix, fits in ((SHA256[:15], True), ("sha256:00000000", False)):
+        source = FileSource.model_construct(url=f"{server}/a.npy", name="a.npy", hash=prefix)
+        if fits:
+            path = fetch_file(source, card, cache=tmp_path / "fits", offline=False)
+            assert path.read_bytes() == CONTENT
+            assert f'weights_hash = "{SHA256}"' in capsys.readouterr().err
+        else:
+            with pytest.raises(ValueError, match="it was not kept"):
+                fetch_file(source, card, cache=tmp_path / "not", offline=False)
 
 
 def test_failed_download_is_one_line_with_a_remedy(tmp_path: Path, server: str) -> None:
