@@ -189,6 +189,20 @@ def test_two_cards_of_one_name_do_not_share_a_store(lab: Lab, tmp_path: Path) ->
         ingest(other)
 
 
+def test_two_installations_share_a_cache(data_folder: Path, tmp_path: Path) -> None:
+    """The same shipped card, in another checkout: the store is taken as it is."""
+    from repalign.cards import load_dataset_card
+
+    first = ingest("kriegeskorte2008", mirror=data_folder, to=tmp_path)
+    card = load_dataset_card("kriegeskorte2008")
+    elsewhere = tmp_path / "elsewhere" / "kriegeskorte2008.toml"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes(card.path.read_bytes())
+    card._path = elsewhere
+    again = ingest(card, to=tmp_path, offline=True)
+    assert again.attrs["fingerprint"] == first.attrs["fingerprint"]
+
+
 def test_users_loader_beside_its_card_is_found_and_its_changes_are_seen(tmp_path: Path) -> None:
     code = """
 import numpy as np

@@ -141,7 +141,10 @@ def _is_current(
 ) -> bool:
     """Whether a store was made from this card, by this code, from files that have not changed."""
     other = str(theirs.get("card_path", ""))
-    if other != ours["card_path"] and Path(other).is_file():
+    same_text = theirs.get("card_sha256") == ours["card_sha256"]
+    local = any(source.path is not None for source in card.files.values())
+    clash = card.trusted and (local or not same_text)  # another installation's card is no clash
+    if clash and other != ours["card_path"] and Path(other).is_file():
         raise FileExistsError(
             f"{path} was made from another card of the same name, {other}; rename"
             " one of the two, or keep their stores in different folders (--to)"
