@@ -308,9 +308,9 @@ class _Run:
         """Say what a large recording will take, and refuse one that cannot fit."""
         free = shutil.disk_usage(self.folder).free
         if size > free:
-            raise OSError(
-                f"the layers asked for take up to {size / 1e9:.1f} GB and {self.folder} has"
-                f" {free / 1e9:.1f} GB free; choose fewer layers or another folder (--to)"
+            raise ValueError(
+                f"the layers asked for take up to {size / 1e6:,.0f} MB and {self.folder} has"
+                f" {free / 1e6:,.0f} MB free; choose fewer layers or another folder (--to)"
             )
         if size > LARGE_BYTES:
             print(

@@ -278,6 +278,18 @@ def test_layers_must_exist_and_be_used(network: Network, stimuli: Stimuli) -> No
         record(Network("x", Small()), stimuli=stimuli)
 
 
+def test_recording_that_cannot_fit_is_refused_before_it_begins(
+    network: Network, stimuli: Stimuli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    usage = type(shutil.disk_usage(tmp_path))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 10**9 - 10, 10))
+    with pytest.raises(ValueError, match="take up to 0 MB and .* has 0 MB free; choose fewer"):
+        record(network, stimuli=stimuli, to=tmp_path, progress=False)
+    assert list(tmp_path.rglob("response")) == []
+
+
 def test_store_is_a_zarr_hierarchy_with_one_group_a_layer(
     network: Network, stimuli: Stimuli, tmp_path: Path
 ) -> None:
