@@ -378,10 +378,10 @@ def compare(
         rows += results.rows()
     print(results.note, file=sys.stderr)
     drawn = {row["metric_parameters"].get("interval", "").rpartition(", ")[2] for row in rows}
-    if resamples is None and any(w.endswith("resamples") and w != "1000 resamples" for w in drawn):
+    fewer = sorted(words for words in drawn - {"1000 resamples"} if words.endswith("resamples"))
+    if resamples is None and fewer:
         print(
-            f"intervals from {' or '.join(sorted(w for w in drawn if w.endswith('resamples')))}, to"
-            " stay quick; --resamples 1000 takes more",
+            f"intervals from {', '.join(fewer)}, to stay quick; --resamples 1000 takes more",
             file=sys.stderr,
         )
     print_rows(rows, as_json=as_json)
