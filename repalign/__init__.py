@@ -18,7 +18,7 @@ _HOME = {
     "Ridge": "repalign.metrics",
     "Stimuli": "repalign.stimuli",
     "average_repeats": "repalign.recording",
-    "capture": "repalign.activations",
+    "capture": "repalign.hooks",
     "check_recording": "repalign.recording",
     "compare": "repalign.comparison",
     "ingest": "repalign.loaders",
@@ -57,9 +57,10 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from repalign.activations import capture, record
+    from repalign.activations import record
     from repalign.cards import list_cards, load_card
     from repalign.comparison import compare
+    from repalign.hooks import capture
     from repalign.loaders import ingest
     from repalign.metrics import CKA, METRICS, RSA, Ridge
     from repalign.networks import Network, load_network

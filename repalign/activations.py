@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from repalign.cards import ModelCard, load_model_card, split_twin
 from repalign.features import read_features
+from repalign.hooks import capture
 from repalign.networks import (
     Network,
     find_layers,
@@ -57,56 +58,6 @@ from repalign.store import (
 
 BATCH_SIZE = 32
 LARGE_BYTES = 1 << 30
-
-
-@contextlib.contextmanager
-def capture(
-    module: nn.Module, layers: Sequence[str], *, detach: bool = True
-) -> Iterator[dict[str, Tensor]]:
-    """Within the block, every forward pass leaves the outputs of the named layers in a dict.
-
-    The outputs are copies, so a later in-place operation cannot change them. A layer that runs
-    several times in one pass keeps its last output; of a tuple or dict the first tensor counts.
-
-    Args:
-        module: any torch module.
-        layers: module names, or patterns (see `repalign.networks.find_layers`).
-        detach: cut the copies off the graph; False keeps their gradients.
-
-    Example:
-        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
-        >>> with capture(net, ["0"]) as seen:
-        ...     _ = net(torch.ones(5, 2))
-        >>> seen["0"].shape
-        torch.Size([5, 3])
-    """
-    names = find_layers(module, layers)
-    seen: dict[str, Tensor] = {}
-
-    def hook(name: str) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = _first_tensor(output, name)
-            seen[name] = tensor.detach().clone() if detach else tensor.clone()
-
-        return keep
-
-    with contextlib.ExitStack() as stack:
-        modules = dict(module.named_modules())
-        for name in names:
-            handle = modules[name].register_forward_hook(hook(name))
-            stack.callback(handle.remove)
-        yield seen
-
-
-def _first_tensor(output: Any, name: str) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    values = output.values() if isinstance(output, dict) else output
-    if isinstance(output, dict | list | tuple):
-        for value in values:
-            if isinstance(value, Tensor):
-                return value
-    raise TypeError(f"layer {name!r} gives a {type(output).__name__}, which holds no tensor")
 
 
 def record(
@@ -191,14 +142,14 @@ def record(
 
 
 def open_activations(path: Path) -> xr.Dataset:
-    """Open one recorded layer."""
-    return open_store(path).drop_vars("done")
+    """Open one recorded layer, without the flags of its shards."""
+    return open_store(path).drop_vars("done", errors="ignore")
 
 
 def open_layers(path: Path) -> dict[str, xr.Dataset]:
     """All finished layers of an activations store; a recording's store counts as one layer."""
     if read_manifest(path) is not None:
-        return {"": open_store(path)}
+        return {"": open_activations(path)}
     folders = sorted((p for p in path.glob("*") if p.is_dir()), key=lambda p: natural_key(p.name))
     found = {p.name: open_activations(p) for p in folders if read_manifest(p) is not None}
     if not found:
@@ -210,7 +161,7 @@ def open_layers(path: Path) -> dict[str, xr.Dataset]:
 def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
     """A module in evaluation mode on the device, and afterwards as it was.
 
-    Channels last is a third faster on CPUs, and gives the same numbers up to rounding.
+    Channels last is faster on CPUs, and gives the same numbers up to rounding.
     """
     training = {part: part.training for part in module.modules()}
     home = next((tensor.device for tensor in module.state_dict().values()), device)
@@ -269,10 +220,10 @@ class _Run:
             zarr.open_group(self.root, mode="a", zarr_format=3)
             with _evaluating(self.network.module, device):
                 self._compute(layers, batch_size, device, progress=progress)
+            for name in layers:
+                self._finish(self.layer_path(name))
         except OSError as error:
             raise OSError(f"could not write {self.root}: {error.strerror or error}") from error
-        for name in layers:
-            self._finish(self.root / name)
 
     def _compute(
         self, layers: Sequence[str], batch_size: int, device: torch.device, *, progress: bool
@@ -367,6 +318,7 @@ class _Run:
         n_stimuli = len(self.stimuli)
         self._announce(sum(seen[name].numel() for name in layers if name in seen) * 4 * n_stimuli)
         rows = min(batch_size, n_stimuli)
+        hashes = np.array([self.stimuli.image_hash(i) for i in range(n_stimuli)], dtype=object)
         for name in layers:
             if name not in seen:
                 raise ValueError(f"layer {name!r} is not used in the forward pass")
@@ -376,7 +328,6 @@ class _Run:
             temporary = path.with_name(f"{name}.tmp-{uuid.uuid4().hex}")
             no_units = np.empty((n_stimuli, 0), dtype=np.float32)
             template = make_activations(no_units, self.stimuli.ids, self.network.name, name, shape)
-            hashes = np.array([self.stimuli.image_hash(i) for i in range(n_stimuli)], dtype=object)
             template = template.drop_vars("response")
             template = template.assign_coords({IMAGE_HASH: (PRESENTATION, hashes)})
             try:

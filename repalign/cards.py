@@ -32,6 +32,7 @@ from pydantic import (
 HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Kind = Literal["dataset", "model"]
+KINDS: tuple[Kind, ...] = ("dataset", "model")
 FOLDERS: dict[Kind, str] = {"dataset": "neural_data", "model": "models"}
 
 

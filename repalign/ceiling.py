@@ -12,6 +12,8 @@ from repalign.metrics.comparators import comparator_named
 from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.predictivity import median_of_defined
 
+MINIMUM_REPEATED = 4  # stimuli with repetitions that a split-half ceiling needs
+
 
 @dataclass(frozen=True)
 class Ceiling:
@@ -221,10 +223,11 @@ def split_half_ceiling(
     recorded = _recorded(responses)
     repeated = recorded.sum(0) >= 2
     kept, recorded = in_working_precision(responses[:, repeated]), recorded[:, repeated]
-    if kept.shape[1] < 4:
+    if kept.shape[1] < MINIMUM_REPEATED:
         raise ValueError(
             f"{kept.shape[1]} of {responses.shape[1]} stimuli have 2 or more repetitions; a "
-            "split-half ceiling needs 4 such stimuli. Use single trials, or no split-half ceiling."
+            f"split-half ceiling needs {MINIMUM_REPEATED} such stimuli. Use single trials, or no "
+            "split-half ceiling."
         )
     full = kept.nanmean(0)
     if isinstance(metric, InnerProductMetric):

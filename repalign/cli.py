@@ -149,17 +149,17 @@ def cards(
     as_json: Json = False,
 ) -> None:
     """List the datasets and models that have a card, or show one."""
-    from repalign.cards import kind_of_file, list_cards, load_card
-    from repalign.tables import print_table
+    from repalign.cards import KINDS, kind_of_file, list_cards, load_card
+    from repalign.tables import print_records
 
     if name is not None:
-        kinds = [kind for kind in ("dataset", "model") if name in list_cards(kind)]
+        kinds = [kind for kind in KINDS if name in list_cards(kind)]
         if not kinds and not name.endswith(".toml"):
-            known = [*list_cards("dataset"), *list_cards("model")]
+            known = [card for kind in KINDS for card in list_cards(kind)]
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
             raise ValueError(f"no card is called {name!r}; near: {', '.join(near) or 'none'}")
         kind = kinds[0] if kinds else kind_of_file(Path(name))
-        card = load_card(name, kind)  # type: ignore[arg-type]
+        card = load_card(name, kind)
         shown = {"kind": kind, **card.model_dump(mode="json", exclude_none=True)}
         if as_json:
             print(json.dumps(shown, indent=1))
@@ -167,10 +167,10 @@ def cards(
             print(f"# {card.path}\n{card.path.read_text(encoding='utf-8')}", end="")
         return
     rows = []
-    for kind in ("dataset", "model"):
-        for card_name in list_cards(kind):  # type: ignore[arg-type]
+    for kind in KINDS:
+        for card_name in list_cards(kind):
             try:
-                card = load_card(card_name, kind)  # type: ignore[arg-type]
+                card = load_card(card_name, kind)
             except ValueError as error:
                 print(f"error: {error}", file=sys.stderr)
                 continue
@@ -184,10 +184,7 @@ def cards(
                     "path": str(card.path),
                 }
             )
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_table(rows, ("kind", "name", "title", "access", "licence"))
+    print_records(rows, ("kind", "name", "title", "access", "licence"), as_json=as_json)
 
 
 @app.command()
@@ -201,11 +198,11 @@ def fetch(
     """Download the raw files of a dataset and check their hashes."""
     from repalign.cards import load_dataset_card
     from repalign.fetch import fetch_files
-    from repalign.tables import print_table
+    from repalign.tables import print_records
 
     files = fetch_files(load_dataset_card(dataset), to=to, mirror=mirror, offline=offline or None)
     rows = [{"role": role, "path": str(path)} for role, path in files.items()]
-    print(json.dumps(rows, indent=1)) if as_json else print_table(rows, ("role", "path"))
+    print_records(rows, ("role", "path"), as_json=as_json)
 
 
 @app.command()
@@ -222,14 +219,11 @@ def ingest(
     """Read the raw files of a dataset into a chunked Zarr store."""
     from repalign.inputs import recording_rows
     from repalign.loaders import ingest as run
-    from repalign.tables import print_table
+    from repalign.tables import print_records
 
     recording = run(dataset, to=to, mirror=mirror, offline=offline or None, overwrite=overwrite)
     rows = recording_rows(recording)
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_table(rows, tuple(rows[0]))
+    print_records(rows, tuple(rows[0]), as_json=as_json)
 
 
 @app.command()
@@ -260,7 +254,7 @@ def record(
     """Show the stimuli of a dataset to a network and keep its activations; resumes."""
     from repalign.activations import record as run
     from repalign.inputs import open_recording, split_words
-    from repalign.tables import print_table
+    from repalign.tables import print_records
 
     where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
     recording = open_recording(stimuli, where)
@@ -283,10 +277,8 @@ def record(
         }
         for name, ds in found.items()
     ]
-    if as_json:
-        print(json.dumps(rows, indent=1))
-    else:
-        print_table(rows, ("layer", "stimuli", "units", "shape"))
+    print_records(rows, ("layer", "stimuli", "units", "shape"), as_json=as_json)
+    if not as_json:
         print(f"store: {Path(rows[0]['store']).parent}")
 
 
@@ -364,6 +356,7 @@ def compare(
         found = open_model(model, first, wanted, device, visual_degrees, where)
         seconds |= {f"{model} {name}": layer for name, layer in found.items()}
     rows: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}  # each once, in order
     for one in chosen:
         results = run(
             first,
@@ -376,7 +369,8 @@ def compare(
             progress=True,
         )
         rows += results.rows()
-    print(results.note, file=sys.stderr)
+        notes[f"{one.name}: {results.note}"] = None
+    print("\n".join(notes), file=sys.stderr)
     drawn = {row["metric_parameters"].get("interval", "").rpartition(", ")[2] for row in rows}
     fewer = sorted(words for words in drawn - {"1000 resamples"} if words.endswith("resamples"))
     if resamples is None and fewer:
@@ -386,8 +380,8 @@ def compare(
         )
     print_rows(rows, as_json=as_json)
     if out is not None:
-        from repalign.demonstration import citations, software
         from repalign.reporting import write_report
+        from repalign.reporting.sources import citations, software
 
         cards = [model for model in models if is_model_card(model)]
         report_path = write_report(
@@ -397,7 +391,7 @@ def compare(
             provenance={
                 "command": ["repalign", *sys.argv[1:]],
                 "recording": str(first.attrs.get("fingerprint", "an array")),
-                "matching": results.note,
+                "matching": " | ".join(notes),
                 **software(),
             },
             citations=citations(first, cards),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -15,7 +16,7 @@ import xarray as xr
 from torch import Tensor
 
 from repalign import __version__
-from repalign.ceiling import Ceiling, nili_ceiling, split_half_ceiling
+from repalign.ceiling import MINIMUM_REPEATED, Ceiling, nili_ceiling, split_half_ceiling
 from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
 from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.metrics.predictivity import fold_scores, median_of_defined
@@ -24,13 +25,12 @@ from repalign.populations import (
     MatchedPopulation,
     Population,
     as_population,
-    labelled,
     layers_of,
     match_population,
+    parts_of,
     shared_stimuli,
 )
 from repalign.progress import track
-from repalign.recording import targets
 from repalign.results import Comparison, Comparisons
 
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
@@ -95,7 +95,8 @@ def compare(
         raise ValueError("second has no layers to compare with")
     ids, note = shared_stimuli(first, seconds[0])
     where = pick_device(device)
-    brains = [match_population(t, ds, ids, metric, where) for t, ds in targets(labelled(first))]
+    resampling = Resampling(n_resamples, confidence, seed)
+    brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(first)]
     ceilings = [_ceiling(brain, brains, metric, choice, seed) for brain in brains]
     models: list[MatchedPopulation] = []
     for ds in track(seconds, f"{metric.name}: preparing {len(seconds)} layers", show=progress):
@@ -103,19 +104,27 @@ def compare(
         if other != ids:
             raise ValueError(f"the layers were recorded on different stimuli: {note}; {other_note}")
         models += [
-            match_population(t, part, ids, metric, where, predicts=True)
-            for t, part in targets(labelled(ds))
+            match_population(t, part, ids, metric, where, predicts=True) for t, part in parts_of(ds)
         ]
     results = []
     pairs = list(zip(brains, ceilings, strict=True))
     for brain, bounds in track(pairs, f"{metric.name}: comparing", show=progress):
-        scores = _scores(brain, models, metric, n_resamples, confidence, seed)
+        scores = _scores(brain, models, metric, resampling)
         for model, (value, interval) in zip(models, scores, strict=True):
             results.append(_comparison(brain, model, metric, value, interval, bounds, seed))
     responses = any(b.n_neuroids is not None and not b.is_network for b in brains)
     if choice == "auto" and responses and not any(ceilings):
-        note += "; no noise ceiling: it needs 4 or more stimuli with repetitions"
+        note += f"; no noise ceiling: it needs {MINIMUM_REPEATED} or more stimuli with repetitions"
     return Comparisons(tuple(results), note)
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made: number of resamples (None chooses, 0: no interval), level, seed."""
+
+    n_resamples: int | None
+    confidence: float
+    seed: int
 
 
 Scores = Iterator[tuple[float, Interval | None]]
@@ -125,13 +134,11 @@ def _scores(
     brain: MatchedPopulation,
     models: Sequence[MatchedPopulation],
     metric: Metric,
-    n_resamples: int | None,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
 ) -> Scores:
     for kind, scores in SCORES.items():
         if isinstance(metric, kind):
-            return scores(metric, brain, models, n_resamples, confidence, seed)
+            return scores(metric, brain, models, resampling)
     return ((float(metric(model.prepared, brain.prepared)), None) for model in models)
 
 
@@ -139,20 +146,18 @@ def _rsa_scores(
     metric: RSA,
     brain: MatchedPopulation,
     models: Sequence[MatchedPopulation],
-    n_resamples: int | None,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
 ) -> Scores:
     values = [float(metric.compare_rdms(brain.prepared, model.prepared)) for model in models]
     intervals: Sequence[Interval | None] = [None] * len(models)
-    if n_resamples != 0:
+    if resampling.n_resamples != 0:
         intervals = bootstrap_rsa(
             brain.prepared,
             torch.stack([model.prepared for model in models]),
             comparator=metric.comparator,
-            n_resamples=n_resamples,
-            seed=seed,
-            confidence=confidence,
+            n_resamples=resampling.n_resamples,
+            seed=resampling.seed,
+            confidence=resampling.confidence,
         )
     return iter(list(zip(values, intervals, strict=True)))
 
@@ -161,17 +166,17 @@ def _cka_scores(
     metric: CKA,
     brain: MatchedPopulation,
     models: Sequence[MatchedPopulation],
-    n_resamples: int | None,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
 ) -> Scores:
-    del seed  # the jackknife draws nothing
     for model in models:
         value = float(metric.compare_prepared(brain.prepared, model.prepared))
         interval = None
-        if n_resamples != 0 and len(brain.prepared) >= (5 if metric.debiased else 3):
+        if resampling.n_resamples != 0 and len(brain.prepared) >= (5 if metric.debiased else 3):
             interval = jackknife_cka(
-                brain.prepared, model.prepared, debiased=metric.debiased, confidence=confidence
+                brain.prepared,
+                model.prepared,
+                debiased=metric.debiased,
+                confidence=resampling.confidence,
             )
         yield value, interval
 
@@ -180,22 +185,20 @@ def _ridge_scores(
     metric: Ridge,
     brain: MatchedPopulation,
     models: Sequence[MatchedPopulation],
-    n_resamples: int | None,
-    confidence: float,
-    seed: int,
+    resampling: Resampling,
 ) -> Scores:
     for model in models:
         predictions, fold = metric.predict_prepared(model.prepared, brain.prepared)
         value = float(median_of_defined(fold_scores(predictions, brain.prepared, fold)))
         interval = None
-        if n_resamples != 0:
+        if resampling.n_resamples != 0:
             interval = bootstrap_predictions(
                 predictions,
                 brain.prepared,
                 fold,
-                n_resamples=1000 if n_resamples is None else n_resamples,
-                seed=seed,
-                confidence=confidence,
+                n_resamples=1000 if resampling.n_resamples is None else resampling.n_resamples,
+                seed=resampling.seed,
+                confidence=resampling.confidence,
             )
         yield value, interval
 
@@ -250,7 +253,11 @@ def _ceiling(
         )
     if brain.repeats is not None and choice == "split-half":
         return split_half_ceiling(brain.repeats, metric, seed=seed)
-    if brain.repeats is not None and choice == "auto" and _repeated(brain.repeats) >= 4:
+    if (
+        brain.repeats is not None
+        and choice == "auto"
+        and _repeated(brain.repeats) >= MINIMUM_REPEATED
+    ):
         return split_half_ceiling(brain.repeats, metric, seed=seed)
     if not among_subjects or not isinstance(metric, RSA):
         return None

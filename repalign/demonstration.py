@@ -12,12 +12,12 @@ from typing import Any
 import xarray as xr
 
 from repalign.activations import record
-from repalign.cards import load_model_card, split_twin
 from repalign.comparison import compare
 from repalign.loaders import ingest
 from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.recording import is_rdm_only
 from repalign.reporting import write_report
+from repalign.reporting.sources import citations, software
 from repalign.results import Comparison, Comparisons
 from repalign.simulation import write_simulated_dataset
 from repalign.store import default_folder
@@ -95,35 +95,6 @@ def demonstrate(
         citations=citations(recording, MODELS),
     )
     return Demonstration(rows, verdict, report, time.perf_counter() - begin)
-
-
-def software() -> dict[str, str]:
-    """What computed a result, and when."""
-    import datetime
-    import platform
-
-    import torch
-
-    return {
-        "date": datetime.date.today().isoformat(),
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}",
-        "machine": platform.machine(),
-    }
-
-
-def citations(recording: xr.Dataset, models: Sequence[str]) -> list[str]:
-    """What to cite for a recording and its models, each once."""
-    texts = [_citation(str(recording.attrs.get("citation", "")), recording.attrs.get("doi"))]
-    for model in models:
-        card = load_model_card(split_twin(model)[0])
-        texts.append(_citation(card.citation, card.doi or card.url))
-    return [text for text in dict.fromkeys(texts) if text]
-
-
-def _citation(text: str, address: Any) -> str:
-    if not address or not text or str(address) in text:
-        return text
-    return f"{text} {f'https://doi.org/{address}' if str(address).startswith('10.') else address}"
 
 
 def _verdict(results: Sequence[Comparison], truth: dict[str, Any] | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from repalign.recording import (
     is_rdm_only,
     response_array,
     stimulus_ids,
+    targets,
 )
 from repalign.store import load_values
 
@@ -89,12 +90,12 @@ def layers_of(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]
     return [as_population(second, "second")]
 
 
-def labelled(ds: xr.Dataset) -> xr.Dataset:
-    """Give activations and arrays the neuroid coordinates that recordings have."""
+def parts_of(ds: xr.Dataset) -> Iterator[tuple[Target, xr.Dataset]]:
+    """The (species, region, subject) parts of a recording; activations and arrays are one part."""
     if is_rdm_only(ds) or "region" in ds.coords:
-        return ds
-    empty = np.full(ds.sizes["neuroid"], "", dtype=object)
-    return ds.assign_coords(dict.fromkeys(("species", "region", "subject"), ("neuroid", empty)))
+        yield from targets(ds)
+    else:
+        yield Target("", "", ""), ds
 
 
 def shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | int, str]:

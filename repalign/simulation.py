@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from repalign.activations import capture
+from repalign.hooks import capture
 from repalign.networks import load_network, preprocess
 from repalign.scenes import make_scenes
 from repalign.stimuli import encode_png

@@ -33,7 +33,7 @@ REMEDY = "delete it and run again"
 CHUNK_BYTES = 4 << 20
 VECTOR_CHUNK_BYTES = 256 << 10  # image files are read one by one
 SHARD_BYTES = 64 << 20
-STALE_SECONDS = 24 * 3600
+STALE_SECONDS = 30 * 24 * 3600  # no ingest takes a month
 
 
 def default_folder() -> Path:

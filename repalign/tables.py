@@ -13,6 +13,16 @@ from rich.console import Console
 from rich.table import Table
 
 
+def print_records(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, as_json: bool
+) -> None:
+    """Print rows as JSON with all their fields, or some of them as a table."""
+    if as_json:
+        print(json.dumps(rows, indent=1, allow_nan=False))
+    else:
+        print_table(rows, columns)
+
+
 def print_table(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """Print a table; where stdout is no terminal its lines are as long as they need to be."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -15,9 +15,10 @@ import zarr
 from torch import nn
 
 import repalign as ra
-from repalign.activations import capture, open_layers, record
+from repalign.activations import open_layers, record
 from repalign.cards import Preprocessing
 from repalign.features import features_from_file
+from repalign.hooks import capture
 from repalign.networks import Network, load_network, preprocess
 from repalign.scenes import make_scenes
 from repalign.stimuli import Stimuli, encode_png

@@ -27,7 +27,7 @@ RANKS = (
     {"metrics", "ceiling", "inference"},
     {"progress", "shapes", "scenes", "efficientnet_lite", "baselines", "torchvision_import"},
     {"recording", "store", "cards", "fetch"},
-    {"loaders", "stimuli", "networks", "features", "activations"},
+    {"loaders", "stimuli", "networks", "hooks", "features", "activations"},
     {"results", "populations", "comparison"},
     {"simulation"},
     {"reporting", "tables"},

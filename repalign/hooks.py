@@ -1,0 +1,61 @@
+"""Hooks: the outputs of a module's layers while it runs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from repalign.networks import find_layers
+
+
+@contextlib.contextmanager
+def capture(
+    module: nn.Module, layers: Sequence[str], *, detach: bool = True
+) -> Iterator[dict[str, Tensor]]:
+    """Within the block, every forward pass leaves the outputs of the named layers in a dict.
+
+    The outputs are copies, so a later in-place operation cannot change them. A layer that runs
+    several times in one pass keeps its last output; of a tuple or dict the first tensor counts.
+
+    Args:
+        module: any torch module.
+        layers: module names, or patterns (see `repalign.networks.find_layers`).
+        detach: cut the copies off the graph; False keeps their gradients.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
+        >>> with capture(net, ["0"]) as seen:
+        ...     _ = net(torch.ones(5, 2))
+        >>> seen["0"].shape
+        torch.Size([5, 3])
+    """
+    names = find_layers(module, layers)
+    seen: dict[str, Tensor] = {}
+
+    def hook(name: str) -> Any:
+        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            tensor = _first_tensor(output, name)
+            seen[name] = tensor.detach().clone() if detach else tensor.clone()
+
+        return keep
+
+    with contextlib.ExitStack() as stack:
+        modules = dict(module.named_modules())
+        for name in names:
+            handle = modules[name].register_forward_hook(hook(name))
+            stack.callback(handle.remove)
+        yield seen
+
+
+def _first_tensor(output: Any, name: str) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    values = output.values() if isinstance(output, dict) else output
+    if isinstance(output, dict | list | tuple):
+        for value in values:
+            if isinstance(value, Tensor):
+                return value
+    raise TypeError(f"layer {name!r} gives a {type(output).__name__}, which holds no tensor")
