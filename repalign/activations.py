@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from repalign.cards import ModelCard, load_model_card, split_twin
 from repalign.features import read_features
 from repalign.hooks import capture
+from repalign.metrics.calls import pick_device
 from repalign.networks import (
     Network,
     find_layers,
     load_network,
-    pick_device,
     preprocess,
 )
 from repalign.progress import track

@@ -19,8 +19,8 @@ from repalign import __version__
 from repalign.ceiling import MINIMUM_REPEATED, Ceiling, nili_ceiling, split_half_ceiling
 from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
 from repalign.metrics import CKA, RSA, Metric, Ridge
+from repalign.metrics.calls import pick_device
 from repalign.metrics.predictivity import fold_scores, median_of_defined
-from repalign.networks import pick_device
 from repalign.populations import (
     MatchedPopulation,
     Population,

@@ -316,20 +316,3 @@ def find_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
             raise ValueError(f"no layer {pattern!r}; {hint}")
         wanted.update(matches)
     return [name for name in names if name in wanted]
-
-
-def pick_device(device: str | torch.device = "auto") -> torch.device:
-    """``auto`` is cuda where there is one, else mps, else cpu."""
-    if str(device) != "auto":
-        try:
-            return torch.empty(0, device=device).device
-        except (RuntimeError, AssertionError) as error:
-            raise ValueError(
-                f"device {str(device)!r} cannot be used here; expected auto, cpu, and cuda or mps"
-                " where there is such a GPU"
-            ) from error
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    if torch.backends.mps.is_available():
-        return torch.device("mps")
-    return torch.device("cpu")

@@ -163,7 +163,7 @@ def test_constant_targets_leave_out_folds_then_neuroids():
         (lambda: Ridge(folds=1), "folds is 1; cross-validation needs 2"),
         (lambda: Ridge(alphas=()), r"alphas is \(\); expected one or more positive"),
         (lambda: Ridge(alphas=(0.0, 1.0)), "expected one or more positive finite"),
-        (lambda: Ridge()(normal(9, 3), normal(9, 2)), "x has 9 stimuli; at least 10"),
+        (lambda: Ridge()(normal(9, 3), normal(9, 2)), "x has 9 stimuli; ridge needs 10 or more"),
         (lambda: Ridge()(normal(10, 3), normal(12, 2)), "x has 10 stimuli and y has 12"),
         (lambda: Ridge()(normal(10, 3), normal(10)), "y has shape"),
         (lambda: Ridge()(normal(10, 3).log(), normal(10, 2)), "x has .* NaN or infinite"),

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from repalign.cards import Preprocessing, split_twin
+from repalign.metrics.calls import pick_device
 from repalign.networks import (
     Network,
     find_layers,
     load_network,
-    pick_device,
     preprocess,
 )
 

@@ -5,6 +5,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from repalign.metrics.calls import Device
 from repalign.metrics.cka import CKA, hsic
 from repalign.metrics.comparators import COMPARATORS, average_ranks
 from repalign.metrics.predictivity import Ridge, fold_scores
@@ -59,13 +60,31 @@ class Metric(Protocol):
         """Whether it is a similarity rather than a distance."""
 
     @property
+    def formula(self) -> str:
+        """The definition in one line."""
+
+    @property
+    def minimum_stimuli(self) -> int:
+        """Fewest stimuli for which it is defined."""
+
+    @property
+    def needs_repeats(self) -> bool:
+        """Whether it takes the single repetitions, not their average."""
+
+    @property
     def reference(self) -> str:
         """The paper, with its DOI."""
 
     def __call__(
-        self, x: Float[Tensor, "stimulus neuroid"], y: Float[Tensor, "stimulus unit"], /
-    ) -> Float[Tensor, ""]:
-        """Compare responses whose rows are the same stimuli."""
+        self,
+        x: Float[Tensor, "*batch stimulus neuroid"],
+        y: Float[Tensor, "*batch stimulus unit"],
+        /,
+        *,
+        batch_dims: int = 0,
+        device: Device = None,
+    ) -> Float[Tensor, "*batch"]:
+        """Compare responses whose rows are the same stimuli; repetitions come before stimuli."""
 
 
 @runtime_checkable

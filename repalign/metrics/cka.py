@@ -7,10 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repalign.metrics.calls import Device, compare_populations
 from repalign.metrics.gram import (
     centred_gram,
     check_responses,
-    check_same_stimuli,
     column_blocks,
     in_working_precision,
 )
@@ -134,6 +134,8 @@ class CKA:
     debiased: bool = True
 
     name: ClassVar[str] = "cka"
+    formula: ClassVar[str] = "HSIC(K, L) / √(HSIC(K, K) · HSIC(L, L))"
+    needs_repeats: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     invariances: ClassVar[tuple[str, ...]] = (
         "rotation",
@@ -147,11 +149,25 @@ class CKA:
     higher_is_more_similar: ClassVar[bool] = True
     reference: ClassVar[str] = "Kornblith et al. 2019, https://doi.org/10.48550/arXiv.1905.00414"
 
+    @property
+    def minimum_stimuli(self) -> int:
+        """Fewest stimuli: debiased HSIC divides by n − 3."""
+        return 4 if self.debiased else 2
+
     def __call__(
-        self, x: Float[Tensor, "stimulus neuroid"], y: Float[Tensor, "stimulus unit"]
-    ) -> Float[Tensor, ""]:
+        self,
+        x: Float[Tensor, "*batch stimulus neuroid"],
+        y: Float[Tensor, "*batch stimulus unit"],
+        *,
+        batch_dims: int = 0,
+        device: Device = None,
+    ) -> Float[Tensor, "*batch"]:
         """Return the alignment of ``x`` and ``y``, whose rows are the same stimuli."""
-        check_same_stimuli(x, y)
+        return compare_populations(
+            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
+        )
+
+    def _value(self, x: Tensor, y: Tensor) -> Tensor:
         return self.compare_prepared(self.prepare(x), self.prepare(y))
 
     def prepare(self, x: Float[Tensor, "stimulus neuroid"]) -> Float[Tensor, "stimulus stimulus"]:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from repalign.metrics.calls import Device, compare_populations
 from repalign.metrics.gram import (
     centre,
     centred_gram,
@@ -197,6 +198,10 @@ class Ridge:
     seed: int = 0
 
     name: ClassVar[str] = "ridge"
+    formula: ClassVar[str] = (
+        "median over neuroids of corr(y, ŷ), ŷ ridge-predicted from x, held out"
+    )
+    needs_repeats: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     invariances: ClassVar[tuple[str, ...]] = (
         "rotation",
@@ -222,10 +227,25 @@ class Ridge:
                 "For nearly ordinary least squares use a small one, such as 1e-8."
             )
 
+    @property
+    def minimum_stimuli(self) -> int:
+        """Fewest stimuli: 2 a fold."""
+        return 2 * self.folds
+
     def __call__(
-        self, x: Float[Tensor, "stimulus feature"], y: Float[Tensor, "stimulus neuroid"]
-    ) -> Float[Tensor, ""]:
+        self,
+        x: Float[Tensor, "*batch stimulus feature"],
+        y: Float[Tensor, "*batch stimulus neuroid"],
+        *,
+        batch_dims: int = 0,
+        device: Device = None,
+    ) -> Float[Tensor, "*batch"]:
         """Return the median over neuroids of the held-out correlations."""
+        return compare_populations(
+            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
+        )
+
+    def _value(self, x: Tensor, y: Tensor) -> Tensor:
         return self.compare_prepared(self.prepare(x), y)
 
     def scores(

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from repalign.metrics.calls import Device, compare_populations
 from repalign.metrics.comparators import check_choice, comparator_named
 from repalign.metrics.gram import (
     BLOCK_ELEMENTS,
     centred_gram,
     check_responses,
-    check_same_stimuli,
     column_blocks,
     in_working_precision,
 )
@@ -172,6 +172,9 @@ class RSA:
     comparator: str = "spearman"
 
     name: ClassVar[str] = "rsa"
+    formula: ClassVar[str] = "compare(rdm(x), rdm(y))"
+    minimum_stimuli: ClassVar[int] = 3
+    needs_repeats: ClassVar[bool] = False
     range: ClassVar[tuple[float, float]] = (-1.0, 1.0)
     symmetric: ClassVar[bool] = True
     needs_responses: ClassVar[bool] = False
@@ -200,10 +203,19 @@ class RSA:
         return known.get(self.rdm, ())
 
     def __call__(
-        self, x: Float[Tensor, "stimulus neuroid"], y: Float[Tensor, "stimulus unit"]
-    ) -> Float[Tensor, ""]:
+        self,
+        x: Float[Tensor, "*batch stimulus neuroid"],
+        y: Float[Tensor, "*batch stimulus unit"],
+        *,
+        batch_dims: int = 0,
+        device: Device = None,
+    ) -> Float[Tensor, "*batch"]:
         """Return the similarity of the RDMs of ``x`` and ``y``, whose rows are the same stimuli."""
-        check_same_stimuli(x, y)
+        return compare_populations(
+            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
+        )
+
+    def _value(self, x: Tensor, y: Tensor) -> Tensor:
         return self.compare_prepared(self.prepare(x), self.prepare(y))
 
     def prepare(self, x: Float[Tensor, "stimulus neuroid"]) -> Float[Tensor, "pair"]:
