@@ -4,15 +4,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repalign.metrics import CKA, InnerProductMetric, Metric
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.gram import centre, in_working_precision
-from repalign.metrics.predictivity import median_of_defined
+from repalign.metrics.folds import median_of_defined
+from repalign.metrics.rdms import stimulus_count
+from repalign.metrics.subsets import take_stimuli
 
 MINIMUM_REPEATED = 4  # stimuli with repetitions that a split-half ceiling needs
+SPLITS_OF_ERROR = 4  # splits that the jackknife over stimuli repeats
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,8 @@ class Ceiling:
         kind: how it was estimated: ``"split-half"``, or ``"nili"``.
         low, high: the bounds; never clamped, so that ``high`` may exceed 1.
         value: a single estimate between them, where there is one.
+        error: standard error over stimuli of ``value``, or of the midpoint of ``low`` and ``high``,
+            by a jackknife that leaves out one tenth of the stimuli at a time.
         n_splits: number of random splits, for ``"split-half"``.
         n_subjects: number of subjects, for ``"nili"``.
         note: what a reader of the figure must know.
@@ -32,9 +37,38 @@ class Ceiling:
     low: float
     high: float
     value: float | None = None
+    error: float | None = None
     n_splits: int | None = None
     n_subjects: int | None = None
     note: str = ""
+
+
+def jackknife_error(
+    statistic: Callable[[Int[Tensor, "kept"]], float], n: int, *, seed: int = 0
+) -> float:
+    """Return the standard error over ``n`` stimuli of a statistic of the stimuli that are kept.
+
+    ``√((g − 1)/g · Σ(θᵢ − θ̄)²)``, θᵢ the statistic without the i-th of g = 10 random groups (or of
+    as many as leave 4 stimuli or more). No stimulus is ever taken twice, which would bias CKA. NaN
+    where the statistic is undefined for a group, or there are fewer than 8 stimuli.
+
+    Example:
+        >>> x = torch.arange(40.0)
+        >>> error = jackknife_error(lambda kept: float(x[kept].mean()), 40)
+        >>> abs(error - float(x.std()) / 40**0.5) < 0.7
+        True
+
+    Reference:
+        Efron & Tibshirani 1993, An Introduction to the Bootstrap, chapter 11 (no DOI)
+    """
+    if n < 2 * MINIMUM_REPEATED:
+        return float("nan")
+    groups = min(10, n // 2)
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    member = torch.empty(n, dtype=torch.int64)
+    member[order] = torch.arange(n) % groups
+    values = torch.tensor([statistic((member != group).nonzero()[:, 0]) for group in range(groups)])
+    return float(((groups - 1) / groups * (values - values.mean()).square().sum()).sqrt())
 
 
 def nili_ceiling(
@@ -85,6 +119,37 @@ def nili_ceiling(
     return compare(rdms, others), compare(rdms, total / len(rdms))
 
 
+def ceiling_over_subjects(
+    rdms: Float[Tensor, "subject pair"], *, comparator: str = "spearman", subject: int | None = None
+) -> Ceiling:
+    """Return the bounds of ``nili_ceiling`` as one range, with its standard error over stimuli.
+
+    Args:
+        rdms: condensed RDMs of the same stimuli, subject × pair.
+        comparator: a name in ``COMPARATORS``.
+        subject: the row whose bounds are wanted; None is the mean over all.
+
+    Example:
+        >>> found = ceiling_over_subjects(torch.tensor([[1.0, 2, 3], [1, 3, 2], [1, 2, 3]]))
+        >>> found.low < found.high
+        True
+
+    Reference:
+        Nili et al. 2014, https://doi.org/10.1371/journal.pcbi.1003553
+    """
+
+    def bounds(rows: Int[Tensor, "kept"]) -> tuple[float, float]:
+        chosen = torch.stack([take_stimuli(rdm, rows) for rdm in rdms])
+        low, high = nili_ceiling(chosen, comparator=comparator)
+        of_whom = slice(None) if subject is None else slice(subject, subject + 1)
+        return float(low[of_whom].mean()), float(high[of_whom].mean())
+
+    n = stimulus_count(rdms.shape[-1])
+    low, high = bounds(torch.arange(n))
+    error = jackknife_error(lambda rows: sum(bounds(rows)) / 2, n)
+    return Ceiling("nili", low, high, error=error, n_subjects=len(rdms))
+
+
 def _recorded(
     responses: Float[Tensor, "repeat stimulus neuroid"],
 ) -> Bool[Tensor, "repeat stimulus"]:
@@ -132,26 +197,34 @@ def _halves(
         )
 
 
-def _population_ceiling(
-    full: Tensor, metric: InnerProductMetric
-) -> Callable[[Tensor, Tensor], float]:
-    prepared = metric.prepare(full)
-    length = metric.inner(prepared, prepared)
-
-    def ceiling(first: Tensor, second: Tensor) -> float:
-        return float((metric.inner(metric.prepare(first), metric.prepare(second)) / length).sqrt())
-
-    return ceiling
+Statistic = Callable[[Int[Tensor, "kept"]], float]
 
 
-def _neuroid_ceiling(full: Tensor) -> Callable[[Tensor, Tensor], float]:
-    variance = centre(full, 0).square().sum(0)
+def _population_ceiling(full: Tensor, metric: InnerProductMetric) -> Callable[..., Statistic]:
+    whole = metric.prepare(full)
 
-    def ceiling(first: Tensor, second: Tensor) -> float:
-        shared = (centre(first, 0) * centre(second, 0)).sum(0)
-        return float(median_of_defined((shared / variance).clamp(min=0).sqrt()))
+    def of_halves(first: Tensor, second: Tensor) -> Statistic:
+        prepared = metric.prepare(first), metric.prepare(second)
 
-    return ceiling
+        def ceiling(kept: Tensor) -> float:
+            a, b, f = (take_stimuli(one, kept) for one in (*prepared, whole))
+            return float((metric.inner(a, b) / metric.inner(f, f)).sqrt())
+
+        return ceiling
+
+    return of_halves
+
+
+def _neuroid_ceiling(full: Tensor) -> Callable[..., Statistic]:
+    def of_halves(first: Tensor, second: Tensor) -> Statistic:
+        def ceiling(kept: Tensor) -> float:
+            a, b, f = (centre(one[kept], 0) for one in (first, second, full))
+            ratio = (a * b).sum(0) / f.square().sum(0)
+            return float(median_of_defined(ratio.clamp(min=0).sqrt()))
+
+        return ceiling
+
+    return of_halves
 
 
 def split_half_ceiling(
@@ -184,7 +257,7 @@ def split_half_ceiling(
     Returns:
         A ``Ceiling`` of kind ``"split-half"``: the median over splits, and as ``low`` and ``high``
         their 2.5th and 97.5th percentiles: the spread over splits of these data, not a confidence
-        interval. Nothing is clamped at 1.
+        interval; ``error`` is the standard error over stimuli. Nothing is clamped at 1.
 
     Raises:
         ValueError: fewer than 4 stimuli with 2 repetitions or more, presentations that are NaN in
@@ -241,10 +314,22 @@ def split_half_ceiling(
         )
     level = isinstance(metric, InnerProductMetric) and not isinstance(metric, CKA)
     halves = _halves(kept, recorded, splits=splits, seed=seed, level=level)
-    values = torch.tensor([ceiling(*pair) for pair in halves], dtype=torch.float64)
+    every = torch.arange(kept.shape[1])
+    found: list[float] = []
+    few: list[Statistic] = []
+    for pair in halves:
+        statistic = ceiling(*pair)  # holds what the metric prepared: only a few are kept
+        found.append(statistic(every))
+        few += [statistic] * (len(few) < SPLITS_OF_ERROR)
+    values = torch.tensor(found, dtype=torch.float64)
+
+    def middle_of_few(rows: Tensor) -> float:
+        return float(torch.tensor([statistic(rows) for statistic in few]).nanmedian())
+
+    error = jackknife_error(middle_of_few, kept.shape[1], seed=seed)
     low, middle, high = values.nanquantile(values.new_tensor([0.025, 0.5, 0.975])).tolist()
     note = _note(metric, left_out=int((~repeated).sum()), undefined=int(values.isnan().sum()))
-    return Ceiling("split-half", low, high, value=middle, n_splits=splits, note=note)
+    return Ceiling("split-half", low, high, value=middle, error=error, n_splits=splits, note=note)
 
 
 def _note(metric: Metric, *, left_out: int, undefined: int) -> str:

@@ -7,6 +7,7 @@ match by row, and the result says so.
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -16,11 +17,17 @@ import xarray as xr
 from torch import Tensor
 
 from repalign import __version__
-from repalign.ceiling import MINIMUM_REPEATED, Ceiling, nili_ceiling, split_half_ceiling
+from repalign.ceiling import (
+    MINIMUM_REPEATED,
+    Ceiling,
+    ceiling_over_subjects,
+    split_half_ceiling,
+)
 from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
 from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.metrics.calls import pick_device
-from repalign.metrics.predictivity import fold_scores, median_of_defined
+from repalign.metrics.folds import fold_scores, median_of_defined
+from repalign.metrics.subsets import take_stimuli
 from repalign.populations import (
     MatchedPopulation,
     Population,
@@ -36,6 +43,7 @@ from repalign.results import Comparison, Comparisons
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
 CEILINGS: tuple[str, ...] = get_args(CeilingChoice)
 GROUP_SUBJECT = "group"
+NULL_DRAWS, NULL_STIMULI = 20, 300  # shuffles for the null, up to so many stimuli
 
 
 def compare(
@@ -46,6 +54,7 @@ def compare(
     ceiling: CeilingChoice | bool = "auto",
     n_resamples: int | None = None,
     confidence: float = 0.95,
+    null_draws: int | None = None,
     seed: int = 0,
     device: str | torch.device = "auto",
     progress: bool = False,
@@ -65,7 +74,10 @@ def compare(
         n_resamples: bootstrap samples of stimuli for the interval; None chooses as many of 1000
             as stay quick and 0 leaves the interval out. CKA has a jackknife interval instead.
         confidence: of the interval.
-        seed: of the resamples and of the split halves.
+        null_draws: shuffles of the stimuli whose mean value and standard deviation are reported
+            beside the value, as what unrelated responses of this size score; None is 20 up to 300
+            stimuli, where that matters, and none above; 0: no null.
+        seed: of the resamples, the split halves and the shuffles.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         progress: show a progress bar over layers on stderr.
 
@@ -111,7 +123,8 @@ def compare(
     for brain, bounds in track(pairs, f"{metric.name}: comparing", show=progress):
         scores = _scores(brain, models, metric, resampling)
         for model, (value, interval) in zip(models, scores, strict=True):
-            results.append(_comparison(brain, model, metric, value, interval, bounds, seed))
+            null = _null(metric, brain, model, draws=null_draws, seed=seed)
+            results.append(_comparison(brain, model, metric, value, interval, bounds, null, seed))
     responses = any(b.n_neuroids is not None and not b.is_network for b in brains)
     if choice == "auto" and responses and not any(ceilings):
         note += f"; no noise ceiling: it needs {MINIMUM_REPEATED} or more stimuli with repetitions"
@@ -139,7 +152,32 @@ def _scores(
     for kind, scores in SCORES.items():
         if isinstance(metric, kind):
             return scores(metric, brain, models, resampling)
-    return ((float(metric(model.prepared, brain.prepared)), None) for model in models)
+    return ((_value(metric, brain.prepared, model.prepared), None) for model in models)
+
+
+def _value(metric: Metric, brain: Tensor, model: Tensor) -> float:
+    """The metric of what ``match_population`` prepared; the model predicts the brain."""
+    of_prepared = getattr(metric, "compare_prepared", metric)
+    return float(of_prepared(model, brain))
+
+
+def _null(
+    metric: Metric,
+    brain: MatchedPopulation,
+    model: MatchedPopulation,
+    *,
+    draws: int | None,
+    seed: int,
+) -> tuple[float | None, float | None]:
+    """Mean and standard deviation of the value with the brain's stimuli shuffled."""
+    if draws is None:
+        draws = NULL_DRAWS if len(brain.ids) <= NULL_STIMULI else 0
+    if draws == 0:
+        return None, None
+    generator = torch.Generator().manual_seed(seed)
+    orders = (torch.randperm(len(brain.ids), generator=generator) for _ in range(draws))
+    values = [_value(metric, take_stimuli(brain.prepared, o), model.prepared) for o in orders]
+    return statistics.fmean(values), statistics.stdev(values) if draws > 1 else None
 
 
 def _rsa_scores(
@@ -261,11 +299,11 @@ def _ceiling(
         return split_half_ceiling(brain.repeats, metric, seed=seed)
     if not among_subjects or not isinstance(metric, RSA):
         return None
-    lower, upper = nili_ceiling(
-        torch.stack([peer.prepared for peer in peers]), comparator=metric.comparator
+    return ceiling_over_subjects(
+        torch.stack([peer.prepared for peer in peers]),
+        comparator=metric.comparator,
+        subject=next(i for i, peer in enumerate(peers) if peer is brain),
     )
-    place = next(i for i, peer in enumerate(peers) if peer is brain)
-    return Ceiling("nili", float(lower[place]), float(upper[place]), n_subjects=len(peers))
 
 
 def _comparison(
@@ -275,6 +313,7 @@ def _comparison(
     value: float,
     interval: Interval | None,
     ceiling: Ceiling | None,
+    null: tuple[float | None, float | None],
     seed: int,
 ) -> Comparison:
     parameters = dataclasses.asdict(metric) if dataclasses.is_dataclass(metric) else {}
@@ -293,10 +332,14 @@ def _comparison(
         layer=layer or None,
         metric=metric.name,
         metric_parameters=parameters,
+        is_distance=not metric.higher_is_more_similar,
         value=value,
+        null_mean=null[0],
+        null_sd=null[1],
         ceiling_kind=None if ceiling is None else ceiling.kind,
         ceiling_low=None if ceiling is None else ceiling.low,
         ceiling_high=None if ceiling is None else ceiling.high,
+        ceiling_error=None if ceiling is None else ceiling.error,
         ci_low=None if interval is None else interval.low,
         ci_high=None if interval is None else interval.high,
         p=None,

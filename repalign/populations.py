@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.metrics import CKA, RSA, Metric, Ridge
+from repalign.metrics import RSA, Metric
 from repalign.metrics.rdms import condensed
 from repalign.recording import (
     IMAGE_HASH,
@@ -205,10 +205,11 @@ def match_population(
     average = array[0] if len(array) == 1 else np.nanmean(array, axis=0)
     _check_patterns(average, names, metric, f"{name} {' '.join(filter(None, target))}".strip())
     responses = _tensor(average, device)
-    prepared = responses
-    if isinstance(metric, RSA | CKA) or (isinstance(metric, Ridge) and predicts):
-        prepared = metric.prepare(responses)
     repeats = None if len(array) == 1 or predicts else _tensor(array, device)
+    every = _tensor(array, device) if metric.needs_repeats and len(array) > 1 else responses
+    prepared = every
+    if hasattr(metric, "prepare") and (predicts or not hasattr(metric, "scores")):
+        prepared = metric.prepare(every)
     return MatchedPopulation(
         **common, prepared=prepared, repeats=repeats, n_neuroids=array.shape[2], ids=names
     )

@@ -17,9 +17,12 @@ if TYPE_CHECKING:
 class Comparison:
     """One score: a (species, region, subject) against one layer of one model.
 
+    ``is_distance`` says whether a lower value is more similar. ``null_mean`` and ``null_sd`` are
+    what the same responses score with their stimuli shuffled, given where there are few.
     ``ceiling_low`` and ``ceiling_high`` bound what a perfect model would score (see
-    `repalign.ceiling`), ``ci_low`` and ``ci_high`` the value over other stimuli (see
-    `repalign.inference`). ``p`` is None until tested.
+    `repalign.ceiling`), with ``ceiling_error`` their standard error over stimuli; ``ci_low`` and
+    ``ci_high`` bound the value over other stimuli (see `repalign.inference`). ``p`` is None until
+    tested.
     """
 
     dataset: str
@@ -30,10 +33,14 @@ class Comparison:
     layer: str | None
     metric: str
     metric_parameters: Mapping[str, Any]
+    is_distance: bool
     value: float
+    null_mean: float | None
+    null_sd: float | None
     ceiling_kind: str | None
     ceiling_low: float | None
     ceiling_high: float | None
+    ceiling_error: float | None
     ci_low: float | None
     ci_high: float | None
     p: float | None
@@ -52,6 +59,13 @@ class Comparison:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in row.items()
         }
+
+
+def similarity(value: float | None, is_distance: bool) -> float:
+    """Return what is greater for the more similar: a distance's negative; undefined is least."""
+    if value is None or math.isnan(value):
+        return -math.inf
+    return -value if is_distance else value
 
 
 @dataclass(frozen=True)
@@ -80,11 +94,11 @@ class Comparisons(Sequence[Comparison]):
         return pd.DataFrame(self.rows())
 
     def best(self) -> Comparison:
-        """Return the comparison with the highest value.
+        """Return the comparison with the most similar value.
 
         It was chosen on the data that it is reported for, so its value is optimistic.
         """
-        return max(self.results, key=lambda c: -math.inf if math.isnan(c.value) else c.value)
+        return max(self.results, key=lambda c: similarity(c.value, c.is_distance))
 
     def __str__(self) -> str:
         """Return a text table and the note."""

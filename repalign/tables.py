@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,6 +10,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from repalign.results import similarity
 
 
 def print_records(
@@ -65,6 +66,7 @@ def print_rows(
     ]
     print(", ".join(said))
     blocks: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    rows = [{**row, "metric": label} for row, label in zip(rows, _labels(rows), strict=True)]
     groups = _grouped(rows, (*targets, "metric", "model")).values()
     best = {id(_best(group)) for group in groups}
     chosen = {id(_best(group)) for group in groups if len(group) > 1}
@@ -78,9 +80,14 @@ def print_rows(
             header.append(f"noise ceiling ({row['ceiling_kind']}) {ceiling}")
         mark = "*" if id(row) in chosen and not only_best else ""
         interval = _range(row["ci_low"], row["ci_high"])
-        cells = (row["model"], row["layer"] or "", _number(row["value"]) + mark, interval)
+        null = "" if row["null_mean"] is None else _number(row["null_mean"])
+        if row["null_sd"] is not None:
+            null += f" ± {row['null_sd']:.3f}"
+        cells = (row["model"], row["layer"] or "", _number(row["value"]) + mark, interval, null)
         blocks.setdefault(tuple(header), []).append(cells)
-    titles = ("model", "best layer" if only_best else "layer", "value", "95 % interval")
+    titles = ("model", "best layer" if only_best else "layer", "value", "95 % interval", "")
+    if any(row["null_mean"] is not None for row in rows):
+        titles = (*titles[:-1], "null (stimuli shuffled)")
     lines: list[tuple[str, ...]] = [titles]
     lines += [line for block in blocks.values() for line in block]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]
@@ -96,6 +103,22 @@ def print_rows(
 
 
 Rows = Sequence[Mapping[str, Any]]
+NO_PARAMETERS = ("interval", "first")  # said of a result, not of its metric
+
+
+def _labels(rows: Rows) -> list[str]:
+    """The metric's name, with the parameters in which two metrics of that name differ."""
+    given = [
+        {k: str(v) for k, v in row["metric_parameters"].items() if k not in NO_PARAMETERS}
+        for row in rows
+    ]
+    labels = []
+    for row, own in zip(rows, given, strict=True):
+        others = [g for r, g in zip(rows, given, strict=True) if r["metric"] == row["metric"]]
+        differ = [k for k in own if len({other.get(k) for other in others}) > 1]
+        said = ", ".join(f"{k}={own[k]}" for k in differ)
+        labels.append(f"{row['metric']}: {said}" if said else row["metric"])
+    return labels
 
 
 def _grouped(rows: Rows, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:
@@ -106,7 +129,7 @@ def _grouped(rows: Rows, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Mapp
 
 
 def _best(rows: Rows) -> Mapping[str, Any]:
-    return max(rows, key=lambda row: -math.inf if row["value"] is None else row["value"])
+    return max(rows, key=lambda row: similarity(row["value"], row["is_distance"]))
 
 
 def _number(value: float | None) -> str:

@@ -17,7 +17,7 @@ from repalign.cli import main
 from repalign.scenes import make_scenes
 from repalign.stimuli import encode_png
 
-FIELDS = 19
+FIELDS = 23
 FILES = ("profile.png", "report.html", "results.csv", "results.json", "sources.json")
 
 

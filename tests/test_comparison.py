@@ -20,7 +20,8 @@ from repalign.recording import make_rdm_recording, make_recording
 
 FIELDS = [
     *("dataset", "species", "region", "subject", "model", "layer", "metric", "metric_parameters"),
-    *("value", "ceiling_kind", "ceiling_low", "ceiling_high", "ci_low", "ci_high", "p"),
+    *("is_distance", "value", "null_mean", "null_sd", "ceiling_kind", "ceiling_low"),
+    *("ceiling_high", "ceiling_error", "ci_low", "ci_high", "p"),
     *("n_stimuli", "n_neuroids", "seed", "version"),
 ]
 METRICS = [ra.RSA(), ra.RSA(rdm="euclidean", comparator="cosine"), ra.CKA(), ra.Ridge(folds=3)]
@@ -285,6 +286,8 @@ def test_a_metric_of_the_users_own_needs_no_registration(
         name = "mean-difference"
         symmetric = True
         needs_responses = True
+        needs_repeats = False
+        higher_is_more_similar = True
 
         def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return x.mean() - y.mean()

@@ -38,8 +38,9 @@ def a_row(**changes: Any) -> dict[str, Any]:
     row = {
         "dataset": "kriegeskorte2008", "species": "human", "region": "IT", "subject": "group",
         "model": "net", "layer": "stem", "metric": "rsa",
-        "metric_parameters": {"rdm": "correlation", "comparator": "spearman"}, "value": 0.2,
-        "ceiling_kind": None, "ceiling_low": None, "ceiling_high": None, "ci_low": None,
+        "metric_parameters": {"rdm": "correlation", "comparator": "spearman"}, "is_distance": False,
+        "value": 0.2, "null_mean": None, "null_sd": None, "ceiling_kind": None,
+        "ceiling_low": None, "ceiling_high": None, "ceiling_error": None, "ci_low": None,
         "ci_high": None, "p": None, "n_stimuli": 92, "n_neuroids": None, "seed": 0,
         "version": "0.1.0",
     }  # fmt: skip

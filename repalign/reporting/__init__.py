@@ -42,8 +42,10 @@ SOURCES = "sources.json"  # beside it: the command, and what to cite
 ALL_COLUMNS = {
     "dataset": "Dataset", "species": "Species", "region": "Region", "subject": "Subject",
     "model": "Model", "layer": "Layer", "metric": "Metric", "value": "Value",
+    "null_mean": "Null", "null_sd": "Null sd",
     "ci_low": "Interval low", "ci_high": "Interval high", "ceiling_low": "Ceiling low",
-    "ceiling_high": "Ceiling high", "ceiling_kind": "Ceiling kind", "p": "p",
+    "ceiling_high": "Ceiling high", "ceiling_error": "Ceiling error",
+    "ceiling_kind": "Ceiling kind", "p": "p",
     "n_stimuli": "Stimuli", "n_neuroids": "Neuroids", "seed": "Seed", "version": "Version",
 }  # fmt: skip
 # Said once, above the table, where they are the same in all rows.

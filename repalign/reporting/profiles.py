@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from repalign.results import similarity
+
 Row = Mapping[str, Any]
 
 ROW_FIELDS = (
     "dataset", "species", "region", "subject", "model", "layer", "metric", "metric_parameters",
-    "value", "ceiling_kind", "ceiling_low", "ceiling_high", "ci_low", "ci_high", "p",
+    "is_distance", "value", "null_mean", "null_sd", "ceiling_kind", "ceiling_low", "ceiling_high",
+    "ceiling_error", "ci_low", "ci_high", "p",
     "n_stimuli", "n_neuroids", "seed", "version",
 )  # fmt: skip
 IDENTITY = ("dataset", "species", "region", "subject", "model", "layer")
@@ -23,7 +26,7 @@ IDENTITY = ("dataset", "species", "region", "subject", "model", "layer")
 
 def _rsa_label(parameters: Mapping[str, Any]) -> str:
     comparator = str(parameters.get("comparator", "spearman")).replace("_", " ")
-    if comparator in ("spearman", "pearson", "kendall"):
+    if comparator in ("spearman", "pearson"):
         comparator = comparator.capitalize()
     return f"RSA ({comparator} of {parameters.get('rdm', 'correlation')} RDMs)"
 
@@ -105,9 +108,14 @@ class Profile:
 
     @property
     def best(self) -> tuple[str, float] | None:
-        """Layer and value of the highest mean; the first of equals, None if none is defined."""
+        """Layer and value of the most similar mean; the first of equals, None if undefined."""
         finite = [at for at in zip(self.layers, self.mean, strict=True) if math.isfinite(at[1])]
-        return max(finite, key=lambda at: at[1], default=None)
+        return max(finite, key=lambda at: similarity(at[1], self.is_distance), default=None)
+
+    @property
+    def is_distance(self) -> bool:
+        """Whether a lower value is more similar."""
+        return any(row["is_distance"] for row in self.cells.values())
 
     def interval(self, layer: str) -> tuple[float, float] | None:
         """Confidence interval at a layer; None with several subjects, or without value or ends."""

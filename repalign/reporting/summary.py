@@ -9,6 +9,7 @@ from typing import Any
 
 from repalign.reporting.profiles import Ceiling, Profile, interval_name, number
 from repalign.reporting.shell import number_text, table_html
+from repalign.results import similarity
 
 RIVALS = 4  # models named in a sentence of the summary beside the best one
 
@@ -49,7 +50,9 @@ def summary_text(every: Sequence[Profile], naming: Naming) -> str:
     for target, metric in dict.fromkeys((p.target, p.metric) for p in every):
         rivals = [p for p in every if (p.target, p.metric) == (target, metric)]
         first, *others = sorted(
-            rivals, key=lambda p: p.best[1] if p.best else -math.inf, reverse=True
+            rivals,
+            key=lambda p: similarity(p.best[1] if p.best else None, p.is_distance),
+            reverse=True,
         )
         line = f"- {_sentence(first, naming)}"
         if others:
@@ -119,8 +122,8 @@ def best_layers_html(every: Sequence[Profile], naming: Naming) -> str:
     """A table with one row a profile: its best layer, and how sure that value is."""
     kinds = list(dict.fromkeys(p.ceiling.kind for p in every if p.ceiling))
     caption = (
-        "The layer of the highest value for each target, metric and model. It was chosen by the "
-        "very values shown, which are therefore optimistic."
+        "The layer of the most similar value for each target, metric and model. It was chosen by "
+        "the very values shown, which are therefore optimistic."
     )
     if len(kinds) == 1:
         caption += f" Noise ceiling: {kinds[0]}."

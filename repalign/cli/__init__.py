@@ -1,0 +1,69 @@
+"""The command line: one verb a public function, same name, same options.
+
+Results go to stdout and progress to stderr. Nothing heavy is imported before a verb runs.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from repalign.cli import data, instruments, scores
+
+VERBS = (
+    scores.demo,
+    data.cards,
+    data.fetch,
+    data.ingest,
+    data.record,
+    scores.compare,
+    scores.report,
+    instruments.metrics,
+    instruments.validity,
+    instruments.verify,
+)
+
+app = typer.Typer(
+    help="Compare brains with neural networks.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Errors are one line; --debug, anywhere, shows the traceback.",
+)
+for verb in VERBS:
+    app.command()(verb)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        from repalign import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; an error is one line on stderr and a non-zero exit code."""
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    debug = len(arguments) < len(sys.argv) - 1
+    sys.argv[1:] = arguments
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("stopped; a second run goes on where this one was", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:  # the one place where every error ends
+        if debug:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        if not isinstance(error, ValueError | OSError | TypeError | ImportError) or not message:
+            message = f"{type(error).__name__}: {message}"  # not one of our own
+        print(f"error: {message}", file=sys.stderr)
+        sys.exit(1)

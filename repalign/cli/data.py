@@ -1,0 +1,159 @@
+"""Verbs for cards, raw files, recordings and activations."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repalign.cli.options import (
+    DatasetCardName,
+    Degrees,
+    Device,
+    Json,
+    Layers,
+    Mirror,
+    Offline,
+    To,
+    complete_datasets,
+    complete_models,
+)
+
+
+def cards(
+    name: Annotated[str | None, typer.Argument(help="Show one card in full.")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the datasets and models that have a card, or show one."""
+    from repalign.cards import KINDS, kind_of_file, list_cards, load_card
+    from repalign.tables import print_records
+
+    if name is not None:
+        kinds = [kind for kind in KINDS if name in list_cards(kind)]
+        if not kinds and not name.endswith(".toml"):
+            known = [card for kind in KINDS for card in list_cards(kind)]
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+            raise ValueError(f"no card is called {name!r}; near: {', '.join(near) or 'none'}")
+        kind = kinds[0] if kinds else kind_of_file(Path(name))
+        card = load_card(name, kind)
+        shown = {"kind": kind, **card.model_dump(mode="json", exclude_none=True)}
+        if as_json:
+            print(json.dumps(shown, indent=1))
+        else:
+            print(f"# {card.path}\n{card.path.read_text(encoding='utf-8')}", end="")
+        return
+    rows = []
+    for kind in KINDS:
+        for card_name in list_cards(kind):
+            try:
+                card = load_card(card_name, kind)
+            except ValueError as error:
+                print(f"error: {error}", file=sys.stderr)
+                continue
+            rows.append(
+                {
+                    "kind": kind,
+                    "name": card_name,
+                    "title": card.title,
+                    "access": getattr(card, "access", None) or getattr(card, "weights", None),
+                    "licence": card.licence,
+                    "path": str(card.path),
+                }
+            )
+    print_records(rows, ("kind", "name", "title", "access", "licence"), as_json=as_json)
+
+
+def fetch(
+    dataset: DatasetCardName,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Download the raw files of a dataset and check their hashes."""
+    from repalign.cards import load_dataset_card
+    from repalign.fetch import fetch_files
+    from repalign.tables import print_records
+
+    files = fetch_files(load_dataset_card(dataset), to=to, mirror=mirror, offline=offline or None)
+    rows = [{"role": role, "path": str(path)} for role, path in files.items()]
+    print_records(rows, ("role", "path"), as_json=as_json)
+
+
+def ingest(
+    dataset: DatasetCardName,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Read the raw files again in any case.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Read the raw files of a dataset into a chunked Zarr store."""
+    from repalign.inputs import recording_rows
+    from repalign.loaders import ingest as run
+    from repalign.tables import print_records
+
+    recording = run(dataset, to=to, mirror=mirror, offline=offline or None, overwrite=overwrite)
+    rows = recording_rows(recording)
+    print_records(rows, tuple(rows[0]), as_json=as_json)
+
+
+def record(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a model card or path of one (.toml); NAME@random is the untrained twin.",
+            autocompletion=complete_models,
+        ),
+    ],
+    stimuli: Annotated[
+        str,
+        typer.Option(
+            help="Dataset whose images are shown: a card's name or path, or a store.",
+            autocompletion=complete_datasets,
+        ),
+    ],
+    layers: Layers = None,
+    to: To = None,
+    batch_size: Annotated[int, typer.Option(help="Stimuli a forward pass.")] = 32,
+    device: Device = "auto",
+    visual_degrees: Degrees = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Show the stimuli of a dataset to a network and keep its activations; resumes."""
+    from repalign.activations import record as run
+    from repalign.inputs import open_recording, split_words
+    from repalign.tables import print_records
+
+    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
+    recording = open_recording(stimuli, where)
+    found = run(
+        model,
+        stimuli=recording,
+        layers=split_words(layers),
+        batch_size=batch_size,
+        device=device,
+        visual_degrees=visual_degrees,
+        **where,
+    )
+    rows: list[dict[str, Any]] = [
+        {
+            "layer": name,
+            "stimuli": ds.sizes["presentation"],
+            "units": ds.sizes["neuroid"],
+            "shape": "×".join(map(str, ds.attrs["shape"])),
+            "store": str(ds.attrs.get("store", "")),
+        }
+        for name, ds in found.items()
+    ]
+    print_records(rows, ("layer", "stimuli", "units", "shape"), as_json=as_json)
+    if not as_json:
+        print(f"store: {Path(rows[0]['store']).parent}")

@@ -1,0 +1,78 @@
+"""Verbs that show the metrics themselves: their cards, their calibration, their check by others."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from repalign.cli.options import Json, complete_metrics
+
+MetricWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="Metrics with their parameters, such as cka:debiased=false; by default all.",
+        autocompletion=complete_metrics,
+    ),
+]
+
+
+def metrics(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show one card in full.", autocompletion=complete_metrics),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List every metric: formula, range, invariances, needs and reference."""
+    from repalign.inputs import parse_metric
+    from repalign.metrics.catalogue import COLUMNS, card_of, markdown_of, metric_cards
+    from repalign.tables import print_records
+
+    rows = metric_cards() if name is None else [card_of(parse_metric(name))]
+    if name is not None and not as_json:
+        print(markdown_of(rows[0]))
+    else:
+        print_records(rows, COLUMNS, as_json=as_json)
+
+
+def validity(
+    names: MetricWords = None,
+    draws: Annotated[int, typer.Option(help="Independent data sets a null.")] = 20,
+    seed: Annotated[int, typer.Option(help="Of all random numbers.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Put metrics through planted cases with known answers, and print a table a metric."""
+    from repalign.inputs import parse_metric
+    from repalign.metrics import METRICS
+    from repalign.progress import track
+    from repalign.tables import print_records
+    from repalign.validity import check_validity as run
+
+    words = names or sorted(METRICS)
+    chosen = [parse_metric(word) for word in words]
+    found = []
+    for word, metric in zip(words, track(chosen, "validity"), strict=True):
+        rows = [dataclasses.asdict(row) for row in run(metric, draws=draws, seed=seed)]
+        found += rows
+        if not as_json:
+            print(f"\n{word}")
+            for row in rows:
+                row["verdict"] = {None: "", True: "yes", False: "NO"}[row["passed"]]
+            print_records(rows, ("case", "expected", "found", "verdict"), as_json=False)
+    if as_json:
+        print_records(found, (), as_json=True)
+
+
+def verify(as_json: Json = False) -> None:
+    """Compare our metrics with the reference libraries that are installed, on seeded data."""
+    from repalign.tables import print_records
+    from repalign.verification import verify as run
+
+    rows = [dataclasses.asdict(row) for row in run()]
+    print_records(
+        rows, ("ours", "reference", "version", "case", "difference", "agrees"), as_json=as_json
+    )
+    if not all(row["agrees"] for row in rows):
+        raise typer.Exit(1)

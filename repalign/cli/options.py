@@ -1,0 +1,78 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class CeilingChoice(StrEnum):
+    """Which noise ceiling."""
+
+    auto = "auto"
+    split_half = "split-half"
+    nili = "nili"
+    none = "none"
+
+
+def complete_datasets(incomplete: str) -> list[str]:
+    """Return the names of dataset cards that begin so."""
+    from repalign.cards import list_cards
+
+    return [name for name in list_cards("dataset") if name.startswith(incomplete)]
+
+
+def complete_models(incomplete: str) -> list[str]:
+    """Return the names of model cards that begin so."""
+    from repalign.cards import list_cards
+
+    return [name for name in list_cards("model") if name.startswith(incomplete)]
+
+
+def complete_metrics(incomplete: str) -> list[str]:
+    """Return the names of metrics that begin so."""
+    from repalign.metrics import METRICS
+
+    return [name for name in METRICS if name.startswith(incomplete)]
+
+
+Dataset = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a dataset card, path of a card (.toml), a store (.zarr)"
+        " or an array (.npy, .npz, .csv).",
+        autocompletion=complete_datasets,
+    ),
+]
+DatasetCardName = Annotated[
+    str,
+    typer.Argument(
+        help="Name of a dataset card, or path of one (.toml).", autocompletion=complete_datasets
+    ),
+]
+To = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder of the stores; by default $REPALIGN_CACHE, else the user's cache folder."
+    ),
+]
+Mirror = Annotated[
+    Path | None,
+    typer.Option(help="Folder searched for files before the network; by default $REPALIGN_MIRROR."),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Never use the network; also by $REPALIGN_OFFLINE=1.")
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Layers, separated by commas; * matches, 'all' is every leaf module."),
+]
+Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Degrees = Annotated[
+    float | None,
+    typer.Option(help="Width of the network's input in degrees of visual angle."),
+]

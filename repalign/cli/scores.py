@@ -1,0 +1,210 @@
+"""Verbs that compare, and write down what came out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from repalign.cli.options import (
+    CeilingChoice,
+    Dataset,
+    Degrees,
+    Device,
+    Json,
+    Layers,
+    Mirror,
+    Offline,
+    To,
+    complete_datasets,
+    complete_metrics,
+    complete_models,
+)
+
+
+def demo(
+    data: Annotated[
+        str,
+        typer.Option(
+            help="'simulated' (offline, planted truth), or a dataset such as kriegeskorte2008.",
+            autocompletion=complete_datasets,
+        ),
+    ] = "simulated",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder of the report; by default repalign-demo, with the data's name."),
+    ] = None,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Run the whole path once: recording to Zarr, three models, metrics, figure and report."""
+    from repalign.demonstration import demonstrate
+    from repalign.tables import print_rows
+
+    done = demonstrate(
+        data,
+        out=out or Path("repalign-demo" if data == "simulated" else f"repalign-demo-{data}"),
+        to=to,
+        mirror=mirror,
+        offline=offline or None,
+        device=device,
+        say=lambda line: print(line, file=sys.stderr),
+    )
+    print_rows(done.rows, as_json=as_json, only_best=True)
+    if not as_json:
+        print(f"{done.verdict}\nreport: {done.report}   ({done.seconds:.0f} s)")
+
+
+def compare(
+    dataset: Dataset,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="What to compare it with: model cards (NAME@random: the untrained twin), other"
+            " datasets, stores, or arrays.",
+            autocompletion=complete_models,
+        ),
+    ],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="rsa, cka or ridge; parameters follow a colon: rsa:rdm=euclidean,"
+            "comparator=pearson  cka:debiased=false  ridge:folds=10. May be repeated; rsa by"
+            " default.",
+            autocompletion=complete_metrics,
+        ),
+    ] = None,
+    layers: Layers = None,
+    select: Annotated[
+        list[str] | None,
+        typer.Option(help="Part of the recording, such as region=IT or subject=BE,KO."),
+    ] = None,
+    ceiling: Annotated[
+        CeilingChoice,
+        typer.Option(
+            help="Noise ceiling: over repetitions (split-half), over subjects (nili), or none."
+        ),
+    ] = CeilingChoice.auto,
+    resamples: Annotated[
+        int | None,
+        typer.Option(
+            help="Bootstrap samples of stimuli; 0: no intervals. By default 1000, and fewer (100 or"
+            " more) where there are more than 630 stimuli."
+        ),
+    ] = None,
+    null_draws: Annotated[
+        int | None,
+        typer.Option(
+            help="Shuffles of the stimuli, for the value that unrelated responses have; 0: none. By"
+            " default 20 up to 300 stimuli."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of resamples, split halves and shuffles.")] = 0,
+    device: Device = "auto",
+    visual_degrees: Degrees = None,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for report.html, profile.png, results.csv and results.json."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Compare a recording with models, layer by layer; ingests and records what is missing."""
+    from repalign.comparison import compare as run
+    from repalign.inputs import (
+        is_model_card,
+        layers_for,
+        open_model,
+        open_population,
+        parse_metric,
+        select_by_text,
+        split_words,
+    )
+    from repalign.tables import print_rows
+
+    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
+    chosen = [parse_metric(text) for text in metric or ["rsa"]]
+    first = open_population(dataset, where)
+    for condition in select or []:
+        first = select_by_text(first, condition)
+    seconds: dict[str, Any] = {}
+    for model in models:
+        wanted = layers_for(model, split_words(layers), alone=len(models) == 1)
+        found = open_model(model, first, wanted, device, visual_degrees, where)
+        seconds |= {f"{model} {name}": layer for name, layer in found.items()}
+    rows: list[dict[str, Any]] = []
+    notes: dict[str, None] = {}  # each once, in order
+    for one in chosen:
+        results = run(
+            first,
+            seconds,
+            one,
+            ceiling=ceiling.value,
+            n_resamples=resamples,
+            null_draws=null_draws,
+            seed=seed,
+            device=device,
+            progress=True,
+        )
+        rows += results.rows()
+        notes[f"{one.name}: {results.note}"] = None
+    print("\n".join(notes), file=sys.stderr)
+    drawn = {row["metric_parameters"].get("interval", "").rpartition(", ")[2] for row in rows}
+    fewer = sorted(words for words in drawn - {"1000 resamples"} if words.endswith("resamples"))
+    if resamples is None and fewer:
+        print(
+            f"intervals from {', '.join(fewer)}, to stay quick; --resamples 1000 takes more",
+            file=sys.stderr,
+        )
+    print_rows(rows, as_json=as_json)
+    if out is not None:
+        from repalign.reporting import write_report
+        from repalign.reporting.sources import citations, software
+
+        cards = [model for model in models if is_model_card(model)]
+        report_path = write_report(
+            rows,
+            out,
+            title=f"{Path(dataset).stem} and {', '.join(Path(m).stem for m in models)}",
+            provenance={
+                "command": ["repalign", *sys.argv[1:]],
+                "recording": str(first.attrs.get("fingerprint", "an array")),
+                "matching": " | ".join(notes),
+                **software(),
+            },
+            citations=citations(first, cards),
+        )
+        print(f"report: {report_path}", file=sys.stderr)
+
+
+def report(
+    results: Annotated[
+        list[Path], typer.Argument(help="results.json files, or folders that hold them.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("repalign-report"),
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Brain and network",
+) -> None:
+    """Write one page, one figure and one table from the results of earlier runs."""
+    from repalign.reporting import read_rows, read_sources, write_report
+
+    rows = read_rows(results)
+    provenance, citations = read_sources(results)
+    commands = " | ".join(dict.fromkeys(filter(None, provenance)))
+    path = write_report(
+        rows,
+        out,
+        title=title,
+        provenance={
+            "command": ["repalign", *sys.argv[1:]],
+            **({"made from": commands} if commands else {}),
+        },
+        citations=citations,
+    )
+    print(path)
