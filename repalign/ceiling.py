@@ -9,9 +9,9 @@ from torch import Tensor
 
 from repalign.metrics import CKA, InnerProductMetric, Metric
 from repalign.metrics.comparators import comparator_named
-from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.condensed import stimulus_count
 from repalign.metrics.folds import median_of_defined
-from repalign.metrics.rdms import stimulus_count
+from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.subsets import take_stimuli
 
 MINIMUM_REPEATED = 4  # stimuli with repetitions that a split-half ceiling needs
@@ -291,6 +291,11 @@ def split_half_ceiling(
         Derived above; the reliability per neuroid is that of Schoppe et al. 2016,
         https://doi.org/10.3389/fncom.2016.00010
     """
+    if metric.needs_repeats:
+        raise ValueError(
+            f"{metric.name} as it is set takes single repetitions, and halves are averages; "
+            "give the ceiling of its form without cross-validation, such as rdm='euclidean'."
+        )
     if splits < 1:
         raise ValueError(f"splits is {splits}; expected 1 or more. Use 20.")
     recorded = _recorded(responses)

@@ -26,7 +26,9 @@ from repalign.ceiling import (
 from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
 from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.metrics.calls import pick_device
+from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import fold_scores, median_of_defined
+from repalign.metrics.resampled import WEIGHTED
 from repalign.metrics.subsets import take_stimuli
 from repalign.populations import (
     MatchedPopulation,
@@ -188,7 +190,7 @@ def _rsa_scores(
 ) -> Scores:
     values = [float(metric.compare_rdms(brain.prepared, model.prepared)) for model in models]
     intervals: Sequence[Interval | None] = [None] * len(models)
-    if resampling.n_resamples != 0:
+    if resampling.n_resamples != 0 and comparator_named(metric.comparator).name in WEIGHTED:
         intervals = bootstrap_rsa(
             brain.prepared,
             torch.stack([model.prepared for model in models]),

@@ -8,9 +8,9 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from repalign.metrics.cka import CKA, centre_gram, check_same_size
+from repalign.metrics.condensed import stimulus_count
+from repalign.metrics.folds import fold_masks, median_of_defined
 from repalign.metrics.gram import centre, in_working_precision
-from repalign.metrics.predictivity import fold_masks, median_of_defined
-from repalign.metrics.rdms import stimulus_count
 from repalign.metrics.resampled import (
     BLOCK_ELEMENTS,
     draw_multiplicities,
@@ -71,7 +71,7 @@ def bootstrap_rsa(
     Args:
         rdm: condensed RDM of the brain (or of any reference).
         rdms: condensed RDMs to compare it with, model × pair.
-        comparator: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
+        comparator: a name in ``resampled.WEIGHTED``.
         n_resamples: number of resamples; ``default_resamples(n_pairs)`` if None.
         seed: seed of the resamples, which are the same on every device.
         confidence: share of the resamples within the interval.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from repalign.loaders import ingest
 from repalign.loaders.arrays import read_array
 from repalign.metrics import METRICS, Metric
 from repalign.populations import as_population
+from repalign.recipes import RECIPES, Recipe
 from repalign.recording import is_rdm_only, select, stimulus_ids, targets
 from repalign.store import MANIFEST
 
@@ -123,27 +125,43 @@ def select_by_text(recording: xr.Dataset, condition: str) -> xr.Dataset:
 
 
 def parse_metric(text: str) -> Metric:
-    """``rsa:rdm=euclidean,comparator=pearson`` → ``RSA(rdm="euclidean", comparator="pearson")``."""
+    """``rsa:rdm=euclidean,comparator=corr`` → ``RSA(rdm="euclidean", comparator="corr")``."""
+    metric: Metric = _parse_choice(text, METRICS, "metric")
+    return metric
+
+
+def parse_recipe(text: str) -> Recipe:
+    """``brainscore-majajhong2015-pls:version=3`` → ``MajajHong2015PLS(version=3)``."""
+    recipe: Recipe = _parse_choice(text, RECIPES, "recipe")
+    return recipe
+
+
+def _parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
     name, _, options = text.partition(":")
-    if name not in METRICS:
-        raise ValueError(f"no metric {name!r}; there are {', '.join(sorted(METRICS))}")
-    kind: Any = METRICS[name]
-    fields = {field.name: field.default for field in dataclasses.fields(kind)}
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no {what} {name!r}; there are {', '.join(sorted(choices))}{hint}")
+    kind: Any = choices[name]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    defaults = {k: v.default for k, v in fields.items() if v.default is not dataclasses.MISSING}
     parameters: dict[str, Any] = {}
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if key not in fields or not equals:
             raise ValueError(
-                f"metric {text!r}: {option!r} is no parameter of {name};"
-                f" there are {', '.join(f'{k}={v}' for k, v in fields.items() if k != 'alphas')}"
+                f"{what} {text!r}: {option!r} is no parameter of {name};"
+                f" there are {', '.join(f'{k}={v}' for k, v in defaults.items() if k != 'alphas')}"
             )
-        parameters[key] = _parse_value(value, fields[key], f"metric {text!r}: {option!r}")
-    metric: Metric = kind(**parameters)
-    return metric
+        context = f"{what} {text!r}: {option!r}"
+        parameters[key] = _parse_value(value, defaults.get(key), context)
+    return kind(**parameters)
 
 
 def _parse_value(text: str, default: Any, context: str) -> Any:
     """A parameter in the type of its default."""
+    if default is None:  # a word or a number that need not be given
+        return None if text == "none" else int(text) if text.isdecimal() else text
     if isinstance(default, str):
         return text
     if isinstance(default, bool):

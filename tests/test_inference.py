@@ -16,13 +16,14 @@ from repalign.inference import (
     jackknife_cka,
 )
 from repalign.metrics import CKA, COMPARATORS, RSA, Ridge, fold_scores, rdm, resampled
-from repalign.metrics.rdms import square_form
-from repalign.metrics.resampled import draw_multiplicities, resampled_similarities
+from repalign.metrics.comparators import compare_rdms
+from repalign.metrics.condensed import square_form
+from repalign.metrics.resampled import WEIGHTED, draw_multiplicities, resampled_similarities
 
 BOTH = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])
 SCIPY = {
     "spearman": lambda a, b: scipy.stats.spearmanr(a, b).statistic,
-    "pearson": lambda a, b: scipy.stats.pearsonr(a, b).statistic,
+    "corr": lambda a, b: scipy.stats.pearsonr(a, b).statistic,
     "cosine": lambda a, b: 1 - scipy.spatial.distance.cosine(a, b),
 }
 
@@ -51,8 +52,15 @@ def test_examples_run(module):
 # Bootstrap of RSA
 
 
+def with_gaps(vector: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """The resampled RDM, square, without the pairs of a stimulus with itself."""
+    drawn = torch.arange(len(counts)).repeat_interleave(counts)
+    square = square_form(vector)[drawn][:, drawn]
+    return square.masked_fill(drawn[:, None] == drawn, torch.nan)
+
+
 @pytest.mark.parametrize("ties", [False, True], ids=["continuous", "ties"])
-@pytest.mark.parametrize("comparator", sorted(COMPARATORS))
+@pytest.mark.parametrize("comparator", sorted(WEIGHTED))
 def test_weights_equal_comparing_resampled_rdms(comparator, ties, monkeypatch):
     monkeypatch.setattr(resampled, "BLOCK_ELEMENTS", 300)  # several blocks
     rdms = torch.stack([rdm(normal(11, 5, seed=s), method="euclidean") for s in range(4)])
@@ -60,18 +68,35 @@ def test_weights_equal_comparing_resampled_rdms(comparator, ties, monkeypatch):
     counts = draw_multiplicities(11, n_resamples=25, generator=seeded())
     found = resampled_similarities(rdms[0], rdms[1:], counts, comparator=comparator)
     expected = [
-        [SCIPY[comparator](*(explicitly_resampled(r, c) for r in (rdms[0], b))) for b in rdms[1:]]
+        [
+            compare_rdms(with_gaps(rdms[0], c), with_gaps(b, c), method=comparator).item()
+            for b in rdms[1:]
+        ]
         for c in counts
     ]
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
-    assert found.std() > 0.01
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+    assert found.std() > 0.001
+    if comparator in SCIPY:
+        scipys = [
+            [
+                SCIPY[comparator](*(explicitly_resampled(r, c) for r in (rdms[0], b)))
+                for b in rdms[1:]
+            ]
+            for c in counts
+        ]
+        np.testing.assert_allclose(found, scipys, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("comparator", sorted(COMPARATORS))
+@pytest.mark.parametrize("comparator", sorted(WEIGHTED))
 def test_weights_of_one_give_the_plain_comparison(comparator):
     a, b = rdm(normal(9, 5)), rdm(normal(9, 5, seed=1))
     found = resampled_similarities(a, b[None], torch.ones(1, 9).long(), comparator=comparator)
     assert found.item() == pytest.approx(COMPARATORS[comparator](a, b).item(), abs=1e-12)
+
+
+def test_comparators_without_a_weighted_form_are_refused():
+    with pytest.raises(ValueError, match="no weighted form of 'tau-a'; use one of cosine, corr"):
+        bootstrap_rsa(torch.rand(6), torch.rand(1, 6), comparator="tau-a")
 
 
 @pytest.mark.parametrize("comparator", ["pearson", "spearman"])

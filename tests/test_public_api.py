@@ -37,7 +37,7 @@ RANKS = (
     },
     {"recording", "store", "cards", "fetch"},
     {"loaders", "stimuli", "networks", "hooks", "features", "activations"},
-    {"results", "populations", "comparison"},
+    {"results", "populations", "comparison", "recipes"},
     {"simulation"},
     {"reporting", "tables"},
     {"demonstration", "inputs"},

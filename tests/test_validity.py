@@ -148,7 +148,7 @@ def test_a_broken_metric_is_caught(kernel, case):
 
 
 def test_every_row_with_a_verdict_has_a_broken_metric_above():
-    [caught] = [mark for mark in test_a_broken_metric_is_caught.pytestmark]
+    [caught] = test_a_broken_metric_is_caught.pytestmark
     cases = {case for _, case in caught.args[1]}
     judged = {row.case for row in check_validity(CKA(), draws=2) if row.passed is not None}
     assert judged == cases

@@ -20,6 +20,7 @@ VERBS = (
     data.ingest,
     data.record,
     scores.compare,
+    scores.recipe,
     scores.report,
     instruments.metrics,
     instruments.validity,

@@ -39,6 +39,13 @@ def complete_metrics(incomplete: str) -> list[str]:
     return [name for name in METRICS if name.startswith(incomplete)]
 
 
+def complete_recipes(incomplete: str) -> list[str]:
+    """Return the names of recipes that begin so."""
+    from repalign.recipes import RECIPES
+
+    return [name for name in RECIPES if name.startswith(incomplete)]
+
+
 Dataset = Annotated[
     str,
     typer.Argument(
@@ -69,6 +76,10 @@ Offline = Annotated[
 Layers = Annotated[
     str | None,
     typer.Option(help="Layers, separated by commas; * matches, 'all' is every leaf module."),
+]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(help="Part of the recording, such as region=IT or subject=BE,KO."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cuda, mps or cpu.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

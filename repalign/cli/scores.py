@@ -17,10 +17,12 @@ from repalign.cli.options import (
     Layers,
     Mirror,
     Offline,
+    Select,
     To,
     complete_datasets,
     complete_metrics,
     complete_models,
+    complete_recipes,
 )
 
 
@@ -80,10 +82,7 @@ def compare(
         ),
     ] = None,
     layers: Layers = None,
-    select: Annotated[
-        list[str] | None,
-        typer.Option(help="Part of the recording, such as region=IT or subject=BE,KO."),
-    ] = None,
+    select: Select = None,
     ceiling: Annotated[
         CeilingChoice,
         typer.Option(
@@ -182,6 +181,66 @@ def compare(
             citations=citations(first, cards),
         )
         print(f"report: {report_path}", file=sys.stderr)
+
+
+def recipe(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="brainscore-majajhong2015-pls (:version=3 for the older ceiling), brainscore-rsa,"
+            " nili2014 or kornblith2019.",
+            autocompletion=complete_recipes,
+        ),
+    ],
+    dataset: Dataset,
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model cards, stores or arrays.",
+            autocompletion=complete_models,
+        ),
+    ],
+    layers: Layers = None,
+    select: Select = None,
+    device: Device = "auto",
+    visual_degrees: Degrees = None,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """Score models by a published procedure, layer by layer, with its own ceiling."""
+    from repalign.inputs import (
+        layers_for,
+        open_model,
+        open_population,
+        parse_recipe,
+        select_by_text,
+        split_words,
+    )
+    from repalign.tables import print_records
+
+    run = parse_recipe(name)
+    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
+    recording = open_population(dataset, where)
+    for condition in select or []:
+        recording = select_by_text(recording, condition)
+    rows: list[dict[str, Any]] = []
+    for model in models:
+        wanted = layers_for(model, split_words(layers), alone=len(models) == 1)
+        found = open_model(model, recording, wanted, device, visual_degrees, where)
+        for layer, activations in found.items():
+            score = run(recording, activations).row()
+            rows.append({"model": model, "layer": layer, **score})
+    if as_json:
+        print_records(rows, (), as_json=True)
+        return
+    numbers = ("value", "raw", "error", "ceiling", "ceiling_high", "p")
+    said = [name for name in numbers if any(row[name] is not None for row in rows)]
+    for row in rows:
+        row |= {name: None if row[name] is None else f"{row[name]:.3f}" for name in said}
+    print_records(rows, ("model", "layer", *said), as_json=False)
+    print("\n".join(dict.fromkeys(row["note"] for row in rows if row["note"])), file=sys.stderr)
 
 
 def report(

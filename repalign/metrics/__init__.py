@@ -5,25 +5,62 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float
 from torch import Tensor
 
+from repalign.metrics.banded import BandedRidge
 from repalign.metrics.calls import Device
 from repalign.metrics.cka import CKA, hsic
-from repalign.metrics.comparators import COMPARATORS, average_ranks
-from repalign.metrics.predictivity import Ridge, fold_scores
+from repalign.metrics.comparators import COMPARATORS, Comparator, average_ranks, compare_rdms
+from repalign.metrics.folds import fold_scores
+from repalign.metrics.matching import OneToOne, SemiMatching, SoftMatching, SoftMatchingDistance
+from repalign.metrics.model_rdms import crossvalidated_weights, fit_weights
+from repalign.metrics.movies import rdm_movie
+from repalign.metrics.neighbours import CKNNA, MutualKNN
+from repalign.metrics.noise import noise_covariance, noise_precision
+from repalign.metrics.pls import PLS
 from repalign.metrics.rdms import RDM_METHODS, RSA, rdm
+from repalign.metrics.ridge import Ridge
+from repalign.metrics.ridge_cv import ridge_cv
+from repalign.metrics.shape import AngularShape, Procrustes
+from repalign.metrics.shared_variance import partial_correlation, variance_partitioning
+from repalign.metrics.single_unit import SingleUnit
+from repalign.metrics.subspace import CCA, PWCCA, SVCCA
 
 __all__ = [
+    "CCA",
     "CKA",
+    "CKNNA",
     "COMPARATORS",
     "METRICS",
+    "PLS",
+    "PWCCA",
     "RDM_METHODS",
     "RSA",
+    "SVCCA",
+    "AngularShape",
+    "BandedRidge",
+    "Comparator",
     "InnerProductMetric",
     "Metric",
+    "MutualKNN",
+    "OneToOne",
+    "Procrustes",
     "Ridge",
+    "SemiMatching",
+    "SingleUnit",
+    "SoftMatching",
+    "SoftMatchingDistance",
     "average_ranks",
+    "compare_rdms",
+    "crossvalidated_weights",
+    "fit_weights",
     "fold_scores",
     "hsic",
+    "noise_covariance",
+    "noise_precision",
+    "partial_correlation",
     "rdm",
+    "rdm_movie",
+    "ridge_cv",
+    "variance_partitioning",
 ]
 
 
@@ -101,4 +138,22 @@ class InnerProductMetric(Metric, Protocol):
         """Return the value for two prepared populations."""
 
 
-METRICS: dict[str, type[Metric]] = {"cka": CKA, "ridge": Ridge, "rsa": RSA}
+METRICS: dict[str, type[Metric]] = {
+    "angular-shape": AngularShape,
+    "banded-ridge": BandedRidge,
+    "cca": CCA,
+    "cka": CKA,
+    "cknna": CKNNA,
+    "mutual-knn": MutualKNN,
+    "one-to-one": OneToOne,
+    "pls": PLS,
+    "procrustes": Procrustes,
+    "pwcca": PWCCA,
+    "ridge": Ridge,
+    "rsa": RSA,
+    "semi-matching": SemiMatching,
+    "single-unit": SingleUnit,
+    "soft-matching": SoftMatching,
+    "soft-matching-distance": SoftMatchingDistance,
+    "svcca": SVCCA,
+}

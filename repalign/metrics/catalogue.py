@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import is_dataclass
 from typing import Any
 
-from repalign.metrics import METRICS, Metric
+from repalign.metrics import COMPARATORS, METRICS, RDM_METHODS, Metric
 
 COLUMNS = ("metric", "formula", "kind", "range", "invariances", "differentiable", "needs")
 
@@ -37,7 +38,8 @@ def card_of(metric: Metric) -> dict[str, Any]:
         >>> card_of(CKA())["range"]
         '-1 to 1'
     """
-    fields = dataclasses.fields(metric) if dataclasses.is_dataclass(metric) else ()
+    fields = dataclasses.fields(metric) if is_dataclass(metric) else ()
+    parameters = {str(one.name): getattr(metric, one.name) for one in fields}
     return {
         "metric": metric.name,
         "title": _title(metric),
@@ -48,7 +50,7 @@ def card_of(metric: Metric) -> dict[str, Any]:
         "invariances": ", ".join(metric.invariances),
         "differentiable": metric.differentiable,
         "needs": _needs(metric),
-        "parameters": {field.name: getattr(metric, field.name) for field in fields},
+        "parameters": parameters,
         "reference": metric.reference,
     }
 
@@ -79,3 +81,39 @@ def markdown_of(card: Mapping[str, Any]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:36]}…)"
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
+
+
+def cards_page() -> str:
+    """Return docs/metrics.md: every card, and the RDM methods and comparators that RSA takes."""
+    cards = metric_cards()
+    overview = _table(COLUMNS, ([card[column] for column in COLUMNS] for card in cards))
+    methods = _table(
+        ("`rdm=`", "dissimilarity of the patterns x and y of p neuroids", "invariances"),
+        ((f"`{name}`", m.formula, ", ".join(m.invariances)) for name, m in RDM_METHODS.items()),
+    )
+    comparators = _table(
+        ("`comparator=`", "similarity of the RDMs a and b", "range", "differentiable", "reference"),
+        (
+            (f"`{name}`", one.formula, _range(one.range), one.differentiable, one.reference)
+            for name, one in COMPARATORS.items()
+        ),
+    )
+    parts = [
+        "# Metrics",
+        "Written by `python scripts/metric_cards.py` from the metrics themselves; `repalign"
+        " metrics` prints them too. Invariances are what may be done to the responses of one side (of a"
+        " predictive metric: of the predictor) without changing the value.",
+        overview,
+        "# RDMs",
+        methods,
+        "# RDM comparators",
+        comparators,
+        "# Cards",
+        *map(markdown_of, cards),
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -40,22 +40,33 @@ def check_same_stimuli(x: Tensor, y: Tensor) -> None:
 def centre(x: Float[Tensor, "..."], dim: int) -> Float[Tensor, "..."]:
     """Subtract the mean along ``dim``; what is constant along it becomes exactly zero."""
     shifted = x - x.narrow(dim, 0, 1)  # exact for constants, where subtracting a mean is not
-    return shifted - shifted.mean(dim, keepdim=True)
+    shifted -= shifted.mean(dim, keepdim=True)
+    return shifted
 
 
-def column_blocks(x: Float[Tensor, "stimulus neuroid"]) -> Iterator[Tensor]:
+def column_blocks(x: Float[Tensor, "*batch stimulus neuroid"]) -> Iterator[Tensor]:
     """Yield ``x`` in working precision, a bounded number of columns at a time."""
-    for block in torch.split(x, max(1, BLOCK_ELEMENTS // x.shape[0]), dim=1):
+    rows = x.numel() // x.shape[-1]
+    for block in torch.split(x, max(1, BLOCK_ELEMENTS // rows), dim=-1):
         yield in_working_precision(block)
 
 
-def symmetric_product(a: Float[Tensor, "row column"]) -> Float[Tensor, "row row"]:
-    """Return ``a @ a.T``, through BLAS' SYRK where that is possible (half the work)."""
-    if a.device.type != "cpu" or a.requires_grad:
+def _on_cpu(*tensors: Tensor) -> bool:
+    return all(one.device.type == "cpu" and not one.requires_grad for one in tensors)
+
+
+def product(a: Float[Tensor, "*batch row k"], b: Float[Tensor, "*batch k column"]) -> Tensor:
+    """Return ``a @ b``, on the CPU through numpy's BLAS, which is a sixth faster than torch's."""
+    return torch.from_numpy(a.numpy() @ b.numpy()) if _on_cpu(a, b) else a @ b
+
+
+def symmetric_product(a: Float[Tensor, "*batch row column"]) -> Float[Tensor, "*batch row row"]:
+    """Return ``a @ a.mT``, through BLAS' SYRK where that is possible (half the work)."""
+    if not _on_cpu(a):
         return a @ a.mT
     view = a.numpy()
     with np.errstate(all="ignore"):  # NaN in, NaN out, as torch does
-        return torch.from_numpy(view @ view.T)
+        return torch.from_numpy(view @ view.swapaxes(-1, -2))
 
 
 def centred_gram(

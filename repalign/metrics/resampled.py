@@ -1,5 +1,7 @@
 """RDM comparisons of resampled stimuli, computed from multiplicities."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -7,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repalign.metrics.comparators import comparator_named, tie_bounds
+from repalign.metrics.condensed import condensed, square_form
 from repalign.metrics.gram import centre, in_working_precision
-from repalign.metrics.rdms import condensed, square_form
 
 BLOCK_ELEMENTS = 1 << 18  # 2 MiB of float64, to stay in cache: a block of resamples per quantity
 
@@ -74,6 +76,48 @@ def _moment_comparison(
     return torch.stack(similarities, 1)
 
 
+def _whitened_comparison(
+    rdm: Float[Tensor, "pair"],
+    rdms: Float[Tensor, "model pair"],
+    weights: Float[Tensor, "resample stimulus"],
+    *,
+    centred: bool,
+) -> Float[Tensor, "resample model"]:
+    """Return whitened cosines (or correlations) with pair weights wᵢwⱼ, in O(n²) a resample.
+
+    The whitened product of a and b is G − rᵃᵀA⁻¹rᵇ, with G = Σᵢ<ⱼ wᵢwⱼ aᵢⱼbᵢⱼ,
+    rᵃᵢ = wᵢ Σⱼ wⱼaᵢⱼ and A = wwᵀ + diag(w(N − 2w + 2)), N = Σw: what remains of a after the best
+    fitting sum of row effects is removed, whose inverse Sherman & Morrison's formula gives.
+    """
+    size = weights.sum(1, keepdim=True)
+    inverse = weights * (size - 2 * weights + 2)
+    inverse = inverse.reciprocal().masked_fill(weights == 0, 0)
+    shrink = 1 + (weights.square() * inverse).sum(1)
+    pairs = (size[:, 0].square() - weights.square().sum(1)) / 2
+
+    def effects(values: Float[Tensor, "pair"]) -> tuple[Tensor, Tensor, Tensor]:
+        reached = weights @ square_form(values)
+        total = (reached * weights).sum(1) / 2
+        mean = total / pairs if centred else torch.zeros_like(total)
+        rows = weights * (reached - mean[:, None] * (size - weights))
+        return mean, rows, (rows * inverse * weights).sum(1)
+
+    def product(a: Tensor, b: Tensor, of_a: tuple[Tensor, ...], of_b: tuple[Tensor, ...]) -> Tensor:
+        mean_a, rows_a, along_a = of_a
+        mean_b, rows_b, along_b = of_b
+        plain = ((weights @ square_form(a * b)) * weights).sum(1) / 2 - mean_a * mean_b * pairs
+        return plain - (rows_a * inverse * rows_b).sum(1) + along_a * along_b / shrink
+
+    of_rdm = effects(rdm)
+    length = product(rdm, rdm, of_rdm, of_rdm)
+    similarities = []
+    for row in rdms:
+        of_row = effects(row)
+        own = product(row, row, of_row, of_row)
+        similarities.append(product(rdm, row, of_rdm, of_row) / (length * own).sqrt())
+    return torch.stack(similarities, 1)
+
+
 class _Order(NamedTuple):
     """An RDM's pairs in ascending order, and the ends of each one's group of ties, if any."""
 
@@ -117,8 +161,13 @@ def _rank_comparison(
     rdm: Float[Tensor, "pair"],
     rdms: Float[Tensor, "model pair"],
     weights: Float[Tensor, "resample stimulus"],
+    *,
+    untied: bool,
 ) -> Float[Tensor, "resample model"]:
-    """Return Spearman correlations with pair weights wᵢwⱼ, sorting each RDM once."""
+    """Return Spearman correlations (or rho-a) with pair weights wᵢwⱼ, sorting each RDM once.
+
+    ``untied`` divides by the spread that the doubled ranks would have without ties, (W³ − W)/3.
+    """
     reference, orders = _order(rdm), [_order(row) for row in rdms]
     similarities = []
     for block in torch.split(weights, max(1, BLOCK_ELEMENTS // len(rdm))):
@@ -126,13 +175,15 @@ def _rank_comparison(
         ordered, ranks = _weighted_ranks(pair_weights, reference)
         ordered *= ranks
         length = torch.linalg.vecdot(ordered, ranks).sqrt()
+        total = pair_weights.sum(1)
+        without_ties = (total**3 - total) / 3
         weighted = torch.empty_like(ranks).index_copy_(1, reference.pairs, ordered)
         values = []
         for order in orders:
             ordered, ranks = _weighted_ranks(pair_weights, order)
             product = torch.linalg.vecdot(_take(weighted, order.pairs), ranks)
             own = torch.linalg.vecdot(ordered.mul_(ranks), ranks).sqrt()
-            values.append(product / (length * own))
+            values.append(product / (without_ties if untied else length * own))
         similarities.append(torch.stack(values, 1))
     return torch.cat(similarities)
 
@@ -154,7 +205,7 @@ def resampled_similarities(
         rdm: one condensed RDM.
         rdms: the RDMs to compare it with, model × pair.
         multiplicities: how often each stimulus is drawn, resample × stimulus.
-        comparator: ``"spearman"``, ``"pearson"`` or ``"cosine"``.
+        comparator: a name in ``WEIGHTED``: all but Kendall's taus and the Bures similarity.
 
     Returns:
         resample × model.
@@ -162,7 +213,12 @@ def resampled_similarities(
     Raises:
         ValueError: unknown comparator, RDMs of different sizes, or RDMs that hold NaN.
     """
-    comparator_named(comparator)
+    name = comparator_named(comparator).name
+    if name not in WEIGHTED:
+        raise ValueError(
+            f"The bootstrap has no weighted form of {comparator!r}; use one of "
+            f"{', '.join(WEIGHTED)}."
+        )
     if rdm.ndim != 1 or rdms.ndim != 2 or rdms.shape[1] != len(rdm):
         raise ValueError(
             f"The RDMs have shapes {tuple(rdm.shape)} and {tuple(rdms.shape)}; expected pair and "
@@ -176,13 +232,14 @@ def resampled_similarities(
         )
     a, b = in_working_precision(rdm), in_working_precision(rdms)
     weights = multiplicities.to(a)
-    match comparator:
-        case "spearman":
-            return _rank_comparison(a, b, weights)
-        case "pearson":
-            return _moment_comparison(a, b, weights, centred=True)
-        case "cosine":
-            return _moment_comparison(a, b, weights, centred=False)
-    raise ValueError(
-        f"The bootstrap has no weighted form of {comparator!r}; use cosine, pearson or spearman."
-    )
+    return WEIGHTED[name](a, b, weights)
+
+
+WEIGHTED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "cosine": partial(_moment_comparison, centred=False),
+    "corr": partial(_moment_comparison, centred=True),
+    "spearman": partial(_rank_comparison, untied=False),
+    "rho-a": partial(_rank_comparison, untied=True),
+    "cosine_cov": partial(_whitened_comparison, centred=False),
+    "corr_cov": partial(_whitened_comparison, centred=True),
+}
