@@ -9,9 +9,9 @@ from torch import Tensor
 
 from repalign.metrics import CKA, InnerProductMetric, Metric
 from repalign.metrics.comparators import comparator_named
-from repalign.metrics.condensed import stimulus_count
 from repalign.metrics.folds import median_of_defined
 from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import stimulus_count
 from repalign.metrics.subsets import take_stimuli
 
 MINIMUM_REPEATED = 4  # stimuli with repetitions that a split-half ceiling needs
@@ -227,6 +227,17 @@ def _neuroid_ceiling(full: Tensor) -> Callable[..., Statistic]:
     return of_halves
 
 
+def has_split_half(metric: Metric) -> bool:
+    """Whether a split-half ceiling can be derived: inner products of averages, or neuroid scores.
+
+    Not for cross-validated distances, which are unbiased as they are, nor for the Bures similarity,
+    whose fidelity is no inner product.
+    """
+    if isinstance(metric, InnerProductMetric):
+        return not metric.needs_repeats and getattr(metric, "comparator", "") != "bures"
+    return hasattr(metric, "scores")
+
+
 def split_half_ceiling(
     responses: Float[Tensor, "repeat stimulus neuroid"],
     metric: Metric,
@@ -261,8 +272,8 @@ def split_half_ceiling(
 
     Raises:
         ValueError: fewer than 4 stimuli with 2 repetitions or more, presentations that are NaN in
-            some neuroids only, fewer than 1 split, or the wrong shape.
-        TypeError: a metric that has neither an inner product nor scores.
+            some neuroids only, a metric without such a ceiling (``has_split_half``), fewer than 1
+            split, or the wrong shape.
 
     Note:
         Stimuli with one repetition are left out; the note says how many. A split whose ratio is
@@ -291,10 +302,10 @@ def split_half_ceiling(
         Derived above; the reliability per neuroid is that of Schoppe et al. 2016,
         https://doi.org/10.3389/fncom.2016.00010
     """
-    if metric.needs_repeats:
+    if not has_split_half(metric):
         raise ValueError(
-            f"{metric.name} as it is set takes single repetitions, and halves are averages; "
-            "give the ceiling of its form without cross-validation, such as rdm='euclidean'."
+            f"{metric.name} as it is set has no split-half ceiling: that takes inner products of "
+            "averages (RSA, CKA) or a score per neuroid. Use ceiling='none'."
         )
     if splits < 1:
         raise ValueError(f"splits is {splits}; expected 1 or more. Use 20.")
@@ -310,13 +321,8 @@ def split_half_ceiling(
     full = kept.nanmean(0)
     if isinstance(metric, InnerProductMetric):
         ceiling = _population_ceiling(full, metric)
-    elif hasattr(metric, "scores"):
-        ceiling = _neuroid_ceiling(full)
     else:
-        raise TypeError(
-            f"{type(metric).__name__} has neither inner() nor scores(); expected a metric such as "
-            "RSA, CKA or Ridge. Give it one of the two."
-        )
+        ceiling = _neuroid_ceiling(full)
     level = isinstance(metric, InnerProductMetric) and not isinstance(metric, CKA)
     halves = _halves(kept, recorded, splits=splits, seed=seed, level=level)
     every = torch.arange(kept.shape[1])

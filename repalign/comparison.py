@@ -21,13 +21,15 @@ from repalign.ceiling import (
     MINIMUM_REPEATED,
     Ceiling,
     ceiling_over_subjects,
+    has_split_half,
     split_half_ceiling,
 )
 from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
-from repalign.metrics import CKA, RSA, Metric, Ridge
+from repalign.metrics import CKA, RSA, Metric
 from repalign.metrics.calls import pick_device
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import fold_scores, median_of_defined
+from repalign.metrics.predictivity import Predictivity
 from repalign.metrics.resampled import WEIGHTED
 from repalign.metrics.subsets import take_stimuli
 from repalign.populations import (
@@ -221,17 +223,17 @@ def _cka_scores(
         yield value, interval
 
 
-def _ridge_scores(
-    metric: Ridge,
+def _predictivity_scores(
+    metric: Predictivity,
     brain: MatchedPopulation,
     models: Sequence[MatchedPopulation],
     resampling: Resampling,
 ) -> Scores:
     for model in models:
         predictions, fold = metric.predict_prepared(model.prepared, brain.prepared)
-        value = float(median_of_defined(fold_scores(predictions, brain.prepared, fold)))
+        each = fold_scores(predictions, brain.prepared, fold, score=metric.score)
         interval = None
-        if resampling.n_resamples != 0:
+        if resampling.n_resamples != 0 and metric.score == "pearson":
             interval = bootstrap_predictions(
                 predictions,
                 brain.prepared,
@@ -240,13 +242,13 @@ def _ridge_scores(
                 seed=resampling.seed,
                 confidence=resampling.confidence,
             )
-        yield value, interval
+        yield float(median_of_defined(each)), interval
 
 
 SCORES: dict[type, Callable[..., Scores]] = {
     RSA: _rsa_scores,
     CKA: _cka_scores,
-    Ridge: _ridge_scores,
+    Predictivity: _predictivity_scores,
 }
 
 
@@ -296,6 +298,7 @@ def _ceiling(
     if (
         brain.repeats is not None
         and choice == "auto"
+        and has_split_half(metric)
         and _repeated(brain.repeats) >= MINIMUM_REPEATED
     ):
         return split_half_ceiling(brain.repeats, metric, seed=seed)

@@ -8,9 +8,9 @@ from scipy.stats import t as student_t
 from torch import Tensor
 
 from repalign.metrics.cka import CKA, centre_gram, check_same_size
-from repalign.metrics.condensed import stimulus_count
 from repalign.metrics.folds import fold_masks, median_of_defined
 from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import stimulus_count
 from repalign.metrics.resampled import (
     BLOCK_ELEMENTS,
     draw_multiplicities,

@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from repalign.metrics import RSA, Metric
-from repalign.metrics.condensed import condensed
+from repalign.metrics.pairs import condensed
 from repalign.recording import (
     IMAGE_HASH,
     STIMULUS,

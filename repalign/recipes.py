@@ -77,10 +77,10 @@ class Recipe(Protocol):
 
 def _matched(recording: xr.Dataset, activations: xr.Dataset, name: str) -> list[str]:
     """The shared stimuli, sorted by id: the order in which the published code splits them."""
-    ids, _ = shared_stimuli(recording, activations)
-    if isinstance(ids, int):
+    if STIMULUS not in recording.coords or STIMULUS not in activations.coords:
         raise ValueError(f"{name} matches stimuli by id; give both sides a stimulus_id coordinate")
-    return sorted(ids)
+    ids, _ = shared_stimuli(recording, activations)
+    return sorted(ids) if isinstance(ids, list) else []
 
 
 def _one_region(recording: xr.Dataset, name: str) -> list[tuple[Target, xr.Dataset]]:

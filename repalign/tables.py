@@ -87,7 +87,7 @@ def print_rows(
         blocks.setdefault(tuple(header), []).append(cells)
     titles = ("model", "best layer" if only_best else "layer", "value", "95 % interval", "")
     if any(row["null_mean"] is not None for row in rows):
-        titles = (*titles[:-1], "null (stimuli shuffled)")
+        titles = (*titles[:-1], "shuffled")
     lines: list[tuple[str, ...]] = [titles]
     lines += [line for block in blocks.values() for line in block]
     widths = [max(len(line[column]) for line in lines) for column in range(len(titles))]

@@ -24,7 +24,7 @@ def test_every_metric_states_what_it_is(name):
     assert all(card[column] not in ("", None) for column in COLUMNS if column != "invariances")
     assert set(metric.invariances) <= set(TRANSFORMATIONS)
     assert metric.range[0] < metric.range[1]
-    assert re.search(r"\d{4}.*(https://doi\.org/10\.|no DOI)", metric.reference)
+    assert re.search(r"\d{4}.*https://(doi\.org/10|hdl\.handle\.net)", metric.reference)
 
 
 def test_the_page_names_every_method_and_comparator():

@@ -6,8 +6,15 @@ import pytest
 import torch
 
 from repalign import ceiling
-from repalign.ceiling import Ceiling, nili_ceiling, split_half_ceiling
-from repalign.metrics import CKA, COMPARATORS, RSA, Ridge
+from repalign.ceiling import (
+    Ceiling,
+    ceiling_over_subjects,
+    has_split_half,
+    jackknife_error,
+    nili_ceiling,
+    split_half_ceiling,
+)
+from repalign.metrics import CKA, COMPARATORS, RSA, Procrustes, Ridge
 from repalign.metrics.gram import centre
 
 
@@ -216,6 +223,51 @@ def test_errors_say_what_is_wrong(change, message):
         split_half_ceiling(change(normal(3, 10, 5)), CKA())
 
 
-def test_a_metric_must_have_an_inner_product_or_scores():
-    with pytest.raises(TypeError, match=r"object has neither inner\(\) nor scores\(\)"):
-        split_half_ceiling(normal(3, 10, 5), object())
+@pytest.mark.parametrize(
+    "metric",
+    [Procrustes(), RSA(rdm="crossnobis"), RSA(rdm="euclidean", comparator="bures")],
+    ids=["procrustes", "crossnobis", "bures"],
+)
+def test_metrics_without_inner_products_of_averages_have_no_split_half_ceiling(metric):
+    assert not has_split_half(metric)
+    with pytest.raises(ValueError, match="has no split-half ceiling"):
+        split_half_ceiling(normal(3, 10, 5), metric)
+
+
+def test_the_jackknife_error_of_a_mean_is_its_standard_error():
+    errors, truth = [], 1 / math.sqrt(200)
+    for seed in range(20):
+        x = normal(200, seed=seed)
+        errors.append(jackknife_error(lambda kept, x=x: float(x[kept].mean()), 200, seed=seed))
+    assert sum(errors) / 20 == pytest.approx(truth, rel=0.15)
+
+
+def test_the_error_of_a_ceiling_is_how_it_varies_over_stimuli():
+    values, errors = [], []
+    for seed in range(25):
+        signal = normal(60, 20, seed=seed)
+        found = split_half_ceiling(signal + normal(4, 60, 20, seed=100 + seed), CKA(), seed=seed)
+        values.append(found.value)
+        errors.append(found.error)
+    spread = torch.tensor(values).std().item()
+    assert 0.5 * spread < sum(errors) / len(errors) < 2 * spread
+
+
+def test_the_range_over_subjects_is_the_mean_of_their_bounds():
+    rdms = normal(5, 45).square()
+    low, high = nili_ceiling(rdms, comparator="corr")
+    found = ceiling_over_subjects(rdms, comparator="corr")
+    assert (found.low, found.high) == pytest.approx((low.mean().item(), high.mean().item()))
+    assert found.n_subjects == 5
+    assert found.error > 0
+    one = ceiling_over_subjects(rdms, comparator="corr", subject=3)
+    assert (one.low, one.high) == pytest.approx((low[3].item(), high[3].item()))
+
+
+@pytest.mark.parametrize("comparator", ["spearman", "rho-a", "corr", "cosine"])
+def test_no_model_beats_the_upper_bound_over_subjects(comparator):
+    rdms = (normal(45) + 0.7 * normal(6, 45, seed=1)).square()
+    compare = COMPARATORS[comparator]
+    bound = ceiling_over_subjects(rdms, comparator=comparator).high
+    best = max(compare(rdms, m).mean().item() for m in (rdms.mean(0), *rdms, *normal(50, 45).abs()))
+    assert best <= bound + 1e-9

@@ -172,7 +172,10 @@ def test_fetch_uses_the_mirror(cli, data_folder: Path) -> None:  # type: ignore[
         (["compare", "kriegskorte", "pixels"], "did you mean kriegeskorte2008"),
         (["compare", "LAB", "resnet"], "did you mean resnet"),
         (["compare", "LAB", "pixels", "--layers", "pixel"], "near matches: pixels"),
-        (["compare", "LAB", "pixels", "--metric", "rsq"], "no metric 'rsq'; there are cka"),
+        (
+            ["compare", "LAB", "pixels", "--metric", "rsq"],
+            "no metric 'rsq'; .*did you mean rsa",
+        ),
         (["compare", "LAB", "pixels", "--metric", "rsa:debiased=true"], "is no parameter of rsa"),
         (["compare", "LAB", "pixels", "--metric", "cka:debiased=1"], "expected true or false"),
         (["compare", "LAB", "pixels", "--metric", "ridge:folds=two"], "a value of type int"),

@@ -17,7 +17,7 @@ from repalign.inference import (
 )
 from repalign.metrics import CKA, COMPARATORS, RSA, Ridge, fold_scores, rdm, resampled
 from repalign.metrics.comparators import compare_rdms
-from repalign.metrics.condensed import square_form
+from repalign.metrics.pairs import square_form
 from repalign.metrics.resampled import WEIGHTED, draw_multiplicities, resampled_similarities
 
 BOTH = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])

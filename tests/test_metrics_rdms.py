@@ -22,8 +22,8 @@ from repalign.metrics import (
     rdm,
     rdms,
 )
-from repalign.metrics.condensed import condensed, square_form
 from repalign.metrics.movies import rdm_movie
+from repalign.metrics.pairs import condensed, square_form
 
 BARE = sorted(name for name, kind in RDM_METHODS.items() if not kind.cross_validated)
 EVERY_RSA = [RSA(rdm=name, comparator="corr") for name in sorted(RDM_METHODS)] + [

@@ -36,7 +36,7 @@ RANKS = (
         "torchvision_import",
     },
     {"recording", "store", "cards", "fetch"},
-    {"loaders", "stimuli", "networks", "hooks", "features", "activations"},
+    {"loaders", "stimuli", "networks", "hooks", "features", "activations", "layer_pairs"},
     {"results", "populations", "comparison", "recipes"},
     {"simulation"},
     {"reporting", "tables"},

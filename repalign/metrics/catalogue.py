@@ -1,9 +1,7 @@
 """Metric cards: what every metric is, states and needs, from the metrics themselves."""
 
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import is_dataclass
 from typing import Any
 
 from repalign.metrics import COMPARATORS, METRICS, RDM_METHODS, Metric
@@ -38,8 +36,6 @@ def card_of(metric: Metric) -> dict[str, Any]:
         >>> card_of(CKA())["range"]
         '-1 to 1'
     """
-    fields = dataclasses.fields(metric) if is_dataclass(metric) else ()
-    parameters = {str(one.name): getattr(metric, one.name) for one in fields}
     return {
         "metric": metric.name,
         "title": _title(metric),
@@ -50,7 +46,7 @@ def card_of(metric: Metric) -> dict[str, Any]:
         "invariances": ", ".join(metric.invariances),
         "differentiable": metric.differentiable,
         "needs": _needs(metric),
-        "parameters": parameters,
+        "parameters": dict(vars(metric)),
         "reference": metric.reference,
     }
 
@@ -106,8 +102,8 @@ def cards_page() -> str:
     parts = [
         "# Metrics",
         "Written by `python scripts/metric_cards.py` from the metrics themselves; `repalign"
-        " metrics` prints them too. Invariances are what may be done to the responses of one side (of a"
-        " predictive metric: of the predictor) without changing the value.",
+        " metrics` prints them too. Invariances are what may be done to the responses of one side"
+        " (of a predictive metric: of the predictor) without changing the value.",
         overview,
         "# RDMs",
         methods,

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from repalign.metrics.bures import nuclear_product, root_of_rdm, squared_norm
 from repalign.metrics.calls import Array, Device, as_tensor
-from repalign.metrics.condensed import as_condensed, check_complete, check_same_pairs, shared_pairs
 from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import as_condensed, check_complete, check_same_pairs, shared_pairs
 from repalign.metrics.ranks import (
     all_pairs,
     average_ranks,

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.condensed import condensed, upper_triangle
 from repalign.metrics.gram import (
     BLOCK_ELEMENTS,
     centre,
@@ -18,6 +17,7 @@ from repalign.metrics.gram import (
     product,
     symmetric_product,
 )
+from repalign.metrics.pairs import condensed, upper_triangle
 
 RAW_CLOSENESS = 1e-4  # squared distances above this part of the squared lengths keep 11 digits
 

@@ -15,7 +15,8 @@ from repalign.metrics.comparators import (
     comparator_or_distance,
     compare_rdms,
 )
-from repalign.metrics.condensed import (
+from repalign.metrics.gram import in_working_precision
+from repalign.metrics.pairs import (
     MINIMUM_STIMULI,
     as_condensed,
     check_same_pairs,
@@ -24,7 +25,6 @@ from repalign.metrics.condensed import (
     square_form,
     stimulus_count,
 )
-from repalign.metrics.gram import in_working_precision
 from repalign.metrics.whitened import whiten
 
 FITTED_METHODS = ("corr", "corr_cov", "cosine", "cosine_cov", "pearson")  # products, linear in RDMs

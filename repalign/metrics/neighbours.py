@@ -9,8 +9,8 @@ from torch import Tensor
 
 from repalign.metrics.calls import Device, compare_populations
 from repalign.metrics.comparators import check_choice
-from repalign.metrics.condensed import square_form
 from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import square_form
 from repalign.metrics.ranks import rounding
 from repalign.metrics.rdms import rdm
 

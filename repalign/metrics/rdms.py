@@ -16,10 +16,10 @@ from repalign.metrics.calls import (
     compare_populations,
 )
 from repalign.metrics.comparators import check_choice, comparator_named
-from repalign.metrics.condensed import condensed, square_form, stimulus_count
 from repalign.metrics.dissimilarities import RDM_METHODS, Options, as_precision
 from repalign.metrics.gram import in_working_precision
 from repalign.metrics.noise import COVARIANCES, noise_precision
+from repalign.metrics.pairs import condensed, square_form, stimulus_count
 from repalign.metrics.presentations import (
     Labels,
     Presentations,

@@ -35,7 +35,8 @@ def reliability(
 
     Args:
         y: repeat × stimulus × neuroid; a missing presentation is NaN in all neuroids. Stimuli may
-            differ in how many they have: each is halved by itself.
+            differ in how many they have: the repetitions are shuffled, alike for all stimuli, and
+            each stimulus halves what it has of them.
         splits: number of random splits.
         seed: seed of the splits.
         device: where to compute; None is where ``y`` is.
@@ -204,7 +205,11 @@ def _halves(
     splits: int,
     seed: int,
 ) -> Iterator[tuple[Float[Tensor, "repeated neuroid"], Float[Tensor, "repeated neuroid"]]]:
-    """Yield averages over two random halves of the presentations of each repeated stimulus."""
+    """Yield averages over two random halves of the presentations of each repeated stimulus.
+
+    Repetitions are shuffled alike for all stimuli, so that what a session shifts in all of them
+    stays in one half, where it does not pass for noise.
+    """
     if splits < 1:
         raise ValueError(f"splits is {splits}; expected 1 or more. Use 100.")
     repeated = recorded.sum(0) >= 2
@@ -212,8 +217,8 @@ def _halves(
     size = recorded.sum(0) // 2
     generator = torch.Generator().manual_seed(seed)
     for _ in range(splits):
-        draw = torch.rand(recorded.shape, generator=generator).to(y.device)
-        order = draw.masked_fill(~recorded, 2).argsort(0).argsort(0)
+        draw = torch.rand(len(recorded), 1, generator=generator).to(y.device)
+        order = torch.where(recorded, draw, 2.0).argsort(0).argsort(0)
         members = (order < size), (order >= size) & (order < 2 * size)
         first, second = ((y * each[..., None]).sum(0) / size[:, None] for each in members)
         yield first, second

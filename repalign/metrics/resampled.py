@@ -9,8 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repalign.metrics.comparators import comparator_named, tie_bounds
-from repalign.metrics.condensed import condensed, square_form
 from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import condensed, square_form
 
 BLOCK_ELEMENTS = 1 << 18  # 2 MiB of float64, to stay in cache: a block of resamples per quantity
 

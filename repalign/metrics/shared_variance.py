@@ -11,14 +11,14 @@ from torch import Tensor
 
 from repalign.metrics.calls import Array
 from repalign.metrics.comparators import check_choice, comparator_named
-from repalign.metrics.condensed import (
+from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import (
     as_condensed,
     check_same_pairs,
     shared_pairs,
     square_form,
     stimulus_count,
 )
-from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.resampled import draw_multiplicities, weighted_spread
 
 MODELS_PARTITIONED = 4  # 15 shares: more cannot be read

@@ -124,7 +124,7 @@ def spanning_columns(
     """Return some of the columns, and the combinations of them that give all.
 
     Neighbouring penalties shrink so much alike that the predictions of all are combinations of
-    those of some: of 20 in six decades, 13 to the digits of float32 and 17 to those of float64.
+    those of some: of 20 in six decades about 13, to the digits of float32, and 17, of float64.
     """
     if 0 in curves.shape:
         return curves, curves.new_ones(curves.shape[1], curves.shape[1])
@@ -134,7 +134,8 @@ def spanning_columns(
     lengths = np.linalg.norm(array, axis=0)
     _, r, order = qr(array / lengths, mode="economic", pivoting=True)
     sizes = np.abs(np.diagonal(r))
-    n = int((sizes > torch.finfo(digits).eps * sizes[0]).sum())
+    least = max(torch.finfo(digits).eps, 50 * np.finfo(array.dtype).eps)  # below is its rounding
+    n = int((sizes > least * sizes[0]).sum())
     shares = np.empty((n, len(order)))
     shares[:, order] = (
         solve_triangular(r[:n, :n], r[:n]) * lengths[order] / lengths[order[:n], None]

@@ -3,7 +3,7 @@
 from jaxtyping import Int
 from torch import Tensor
 
-from repalign.metrics.condensed import condensed, square_form
+from repalign.metrics.pairs import condensed, square_form
 
 
 def take_stimuli(prepared: Tensor, rows: Int[Tensor, "chosen"]) -> Tensor:

@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from repalign.metrics.condensed import square_form, stimulus_count, upper_triangle
 from repalign.metrics.gram import centre, in_working_precision
+from repalign.metrics.pairs import square_form, stimulus_count, upper_triangle
 
 
 def gram_of_rdm(rdm: Float[Tensor, "*batch pair"]) -> Float[Tensor, "*batch stimulus stimulus"]:
