@@ -14,7 +14,7 @@ import torch
 
 from repalign.metrics import CCA, CKA, PLS, OneToOne, Procrustes, Ridge, compare_rdms, rdm
 from repalign.metrics.noise import noise_covariance
-from repalign.metrics.ridge_cv import ridge_cv
+from repalign.metrics.ridge_selection import ridge_cv
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 N_STIMULI, N_NEUROIDS, N_UNITS, N_REPEATS = 40, 25, 12, 4

@@ -1,6 +1,6 @@
 """Write docs/metrics.md: the card of every metric, from the metrics themselves.
 
-    python scripts/metric_cards.py
+python scripts/metric_cards.py
 """
 
 from pathlib import Path

@@ -9,7 +9,7 @@ from repalign.metrics.banded import BandedRidge, drawn_mixtures, product_measure
 from repalign.metrics.banded_cv import banded_ridge_cv
 from repalign.metrics.folds import fold_scores, shuffled_folds
 from repalign.metrics.ridge import Ridge
-from repalign.metrics.ridge_cv import ridge_cv
+from repalign.metrics.ridge_selection import ridge_cv
 
 ALPHAS = (0.1, 1.0, 10.0, 100.0)
 MIXTURES = torch.tensor([[0.5, 0.5], [0.9, 0.1], [0.1, 0.9], [1.0, 0.0]], dtype=torch.float64)

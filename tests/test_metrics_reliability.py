@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from repalign.metrics.folds import fold_scores
+from repalign.metrics.noise_correction import noise_corrected, noise_corrected_scores, reliability
 from repalign.metrics.pls import PLS
-from repalign.metrics.reliability import noise_corrected, noise_corrected_scores, reliability
 from repalign.metrics.ridge import Ridge
 from repalign.metrics.single_unit import SingleUnit
 
@@ -31,7 +31,7 @@ def ragged(trials: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
 
 
 def test_examples_run():
-    assert doctest.testmod(importlib.import_module("repalign.metrics.reliability")).failed == 0
+    assert doctest.testmod(importlib.import_module("repalign.metrics.noise_correction")).failed == 0
 
 
 def test_of_two_repetitions_it_is_spearman_brown_of_their_correlation():

@@ -7,7 +7,7 @@ import torch
 from repalign.metrics.folds import shuffled_folds
 from repalign.metrics.leave_out import least_error, leave_fold_out_errors, leave_one_out_errors
 from repalign.metrics.ridge import Ridge, predictions_of
-from repalign.metrics.ridge_cv import cross_validated_errors, ridge_cv
+from repalign.metrics.ridge_selection import cross_validated_errors, ridge_cv
 from repalign.metrics.spectra import fold_spectra, full_spectrum, spanning_columns
 
 SIZES = pytest.mark.parametrize("p", [5, 23, 29, 30, 80], ids=lambda p: f"{p} features")
@@ -45,7 +45,7 @@ def left_out_errors(x, y, penalties, fold) -> torch.Tensor:
     return errors
 
 
-@pytest.mark.parametrize("name", ["ridge", "ridge_cv"])
+@pytest.mark.parametrize("name", ["ridge", "ridge_selection"])
 def test_examples_run(name):
     assert doctest.testmod(importlib.import_module(f"repalign.metrics.{name}")).failed == 0
 
@@ -86,7 +86,7 @@ def test_few_and_many_targets_have_the_same_errors(p, monkeypatch):
     x, y = planted(30, p, noise=2.0)
     fold, penalties = shuffled_folds(30, folds=4, seed=0), torch.tensor(ALPHAS, dtype=x.dtype)
     for few in (True, False):
-        module = importlib.import_module("repalign.metrics.ridge_cv")
+        module = importlib.import_module("repalign.metrics.ridge_selection")
         monkeypatch.setattr(module, "_leaving_out_is_cheaper", lambda *_, few=few, **__: few)
         found = cross_validated_errors(Ridge().prepare(x), y, penalties, fold)
         torch.testing.assert_close(found, left_out_errors(x, y, ALPHAS, fold))

@@ -15,10 +15,12 @@ from repalign.metrics.model_rdms import crossvalidated_weights, fit_weights
 from repalign.metrics.movies import rdm_movie
 from repalign.metrics.neighbours import CKNNA, MutualKNN
 from repalign.metrics.noise import noise_covariance, noise_precision
+from repalign.metrics.noise_correction import noise_corrected, noise_corrected_scores, reliability
 from repalign.metrics.pls import PLS
+from repalign.metrics.predictivity import both_directions
 from repalign.metrics.rdms import RDM_METHODS, RSA, rdm
 from repalign.metrics.ridge import Ridge
-from repalign.metrics.ridge_cv import ridge_cv
+from repalign.metrics.ridge_selection import ridge_cv
 from repalign.metrics.shape import AngularShape, Procrustes
 from repalign.metrics.shared_variance import partial_correlation, variance_partitioning
 from repalign.metrics.single_unit import SingleUnit
@@ -49,16 +51,20 @@ __all__ = [
     "SoftMatching",
     "SoftMatchingDistance",
     "average_ranks",
+    "both_directions",
     "compare_rdms",
     "crossvalidated_weights",
     "fit_weights",
     "fold_scores",
     "hsic",
+    "noise_corrected",
+    "noise_corrected_scores",
     "noise_covariance",
     "noise_precision",
     "partial_correlation",
     "rdm",
     "rdm_movie",
+    "reliability",
     "ridge_cv",
     "variance_partitioning",
 ]

@@ -15,7 +15,7 @@ from repalign.metrics.calls import Array, Device, as_tensor, compare_populations
 from repalign.metrics.folds import Groups, fold_masks, group_numbers, shuffled_folds
 from repalign.metrics.gram import centre, check_responses, in_working_precision
 from repalign.metrics.predictivity import Predictivity
-from repalign.metrics.ridge_cv import check_alphas
+from repalign.metrics.ridge_selection import check_alphas
 from repalign.metrics.spectra import product
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from repalign.metrics.calls import Array, Device, as_tensor
 from repalign.metrics.gram import centre, in_working_precision, symmetric_product
 from repalign.metrics.leave_out import least_error
-from repalign.metrics.ridge_cv import (
+from repalign.metrics.ridge_selection import (
     checked_problem,
     column_weights,
     cross_validated_errors,

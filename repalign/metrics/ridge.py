@@ -18,7 +18,7 @@ from repalign.metrics.gram import (
 )
 from repalign.metrics.leave_out import least_error, leave_one_out_errors
 from repalign.metrics.predictivity import Predictivity
-from repalign.metrics.ridge_cv import check_alphas, cross_validated_errors
+from repalign.metrics.ridge_selection import check_alphas, cross_validated_errors
 from repalign.metrics.spectra import Spectrum, fold_spectra, product, restricted
 
 

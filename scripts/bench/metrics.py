@@ -21,7 +21,7 @@ from timing import side_by_side
 
 from repalign.layer_pairs import cka_of_layers
 from repalign.metrics import CCA, CKA, PLS, RSA, Procrustes, Ridge, rdm
-from repalign.metrics.ridge_cv import ridge_cv
+from repalign.metrics.ridge_selection import ridge_cv
 
 matplotlib.use("Agg")
 with warnings.catch_warnings():
@@ -122,7 +122,9 @@ def bench_ridge() -> None:
         x, y = (one.astype(dtype) for one in a_regression(3200, 1000, q))
         functions: dict[str, Callable[[], object]] = {
             "himalaya RidgeCV": lambda x=x, y=y: himalaya(x, y),
-            "repalign": lambda x=x, y=y: ridge_cv(x, y, alphas=alphas, fold=fold).alphas.numpy(),
+            "repalign": lambda x=x, y=y: ridge_cv(
+                x, y, alphas=list(alphas), fold=torch.from_numpy(fold)
+            ).alphas.numpy(),
             "its GEMMs alone": lambda x=x, y=y: [
                 x @ (x[: x.shape[1]].T @ y[: x.shape[1]]) for _ in alphas
             ],
@@ -158,7 +160,7 @@ def bench_pls() -> None:
 
 
 def bench_cka() -> None:
-    from ckatorch.core import cka_base
+    from ckatorch.core import cka_batch
 
     for dtype in (torch.float64, torch.float32):
         for n in (1000, 2000, 4000):
@@ -166,9 +168,7 @@ def bench_cka() -> None:
             results, _ = side_by_side(
                 f"linear CKA, debiased, {n} × 4096, {str(dtype)[6:]}",
                 {
-                    "ckatorch": lambda x=x, y=y: cka_base(
-                        x, y, kernel="linear", method="hsic", unbiased=True
-                    ),
+                    "ckatorch": lambda x=x, y=y: cka_batch(x[None], y[None]),
                     "repalign": lambda x=x, y=y: CKA()(x, y),
                     "two SYRK alone": lambda x=x, y=y: (
                         x.numpy() @ x.numpy().T,

@@ -228,7 +228,7 @@ def _spearman_brown(
     r: Float[Tensor, "neuroid"], recorded: Bool[Tensor, "repeat stimulus"]
 ) -> Float[Tensor, "neuroid"]:
     """Raise the correlation of halves to the reliability of the average over all repetitions."""
-    counts = recorded.sum(0)
+    counts = recorded.sum(0).to(r.dtype)
     half_noise = (1 / (counts[counts >= 2] // 2)).mean()
     factor = half_noise / (1 / counts).mean()
     return factor * r / (1 + (factor - 1) * r)
