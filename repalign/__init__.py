@@ -13,12 +13,17 @@ __version__ = "0.1.0"
 _HOME = {
     "CKA": "repalign.metrics",
     "METRICS": "repalign.metrics",
+    "PLS": "repalign.metrics",
+    "RECIPES": "repalign.recipes",
     "RSA": "repalign.metrics",
     "Network": "repalign.networks",
+    "Procrustes": "repalign.metrics",
     "Ridge": "repalign.metrics",
     "Stimuli": "repalign.stimuli",
     "average_repeats": "repalign.recording",
     "capture": "repalign.hooks",
+    "check_validity": "repalign.validity",
+    "cka_of_layers": "repalign.layer_pairs",
     "check_recording": "repalign.recording",
     "compare": "repalign.comparison",
     "ingest": "repalign.loaders",
@@ -30,19 +35,25 @@ _HOME = {
     "record": "repalign.activations",
     "select": "repalign.recording",
     "simulate": "repalign.simulation",
+    "verify": "repalign.verification",
     "write_report": "repalign.reporting",
 }
 __all__ = [
     "CKA",
     "METRICS",
+    "PLS",
+    "RECIPES",
     "RSA",
     "Network",
+    "Procrustes",
     "Ridge",
     "Stimuli",
     "__version__",
     "average_repeats",
     "capture",
     "check_recording",
+    "check_validity",
+    "cka_of_layers",
     "compare",
     "ingest",
     "list_cards",
@@ -53,6 +64,7 @@ __all__ = [
     "record",
     "select",
     "simulate",
+    "verify",
     "write_report",
 ]
 
@@ -61,14 +73,18 @@ if TYPE_CHECKING:
     from repalign.cards import list_cards, load_card
     from repalign.comparison import compare
     from repalign.hooks import capture
+    from repalign.layer_pairs import cka_of_layers
     from repalign.loaders import ingest
-    from repalign.metrics import CKA, METRICS, RSA, Ridge
+    from repalign.metrics import CKA, METRICS, PLS, RSA, Procrustes, Ridge
     from repalign.networks import Network, load_network
+    from repalign.recipes import RECIPES
     from repalign.recording import average_repeats, check_recording, make_recording, select
     from repalign.reporting import write_report
     from repalign.simulation import simulate
     from repalign.stimuli import Stimuli
     from repalign.store import open_store
+    from repalign.validity import check_validity
+    from repalign.verification import verify
 
 
 def __getattr__(name: str) -> Any:

@@ -158,7 +158,7 @@ def open_layers(path: Path) -> dict[str, xr.Dataset]:
 
 
 @contextlib.contextmanager
-def _evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
+def evaluating(module: nn.Module, device: torch.device) -> Iterator[None]:
     """A module in evaluation mode on the device, and afterwards as it was.
 
     Channels last is faster on CPUs, and gives the same numbers up to rounding.
@@ -218,7 +218,7 @@ class _Run:
         """Record the layers that are not finished, one shard of stimuli after the other."""
         try:
             zarr.open_group(self.root, mode="a", zarr_format=3)
-            with _evaluating(self.network.module, device):
+            with evaluating(self.network.module, device):
                 self._compute(layers, batch_size, device, progress=progress)
             for name in layers:
                 self._finish(self.layer_path(name))

@@ -353,4 +353,6 @@ def _note(metric: Metric, *, left_out: int, undefined: int) -> str:
         remarks.append("too high: a biased measure counts noise as signal")
     elif metric.name == "rsa":
         remarks.append("conservative for RSA")
+    if getattr(metric, "kernel", "linear") != "linear":
+        remarks.append("approximate: each half has a bandwidth of its own")
     return "; ".join(remarks)

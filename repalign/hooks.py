@@ -37,7 +37,7 @@ def capture(
 
     def hook(name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = _first_tensor(output, name)
+            tensor = first_tensor(output, name)
             seen[name] = tensor.detach().clone() if detach else tensor.clone()
 
         return keep
@@ -50,7 +50,8 @@ def capture(
         yield seen
 
 
-def _first_tensor(output: Any, name: str) -> Tensor:
+def first_tensor(output: Any, name: str) -> Tensor:
+    """Return a layer's output, or the first tensor of it."""
     if isinstance(output, Tensor):
         return output
     values = output.values() if isinstance(output, dict) else output

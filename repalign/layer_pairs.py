@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.activations import _evaluating
-from repalign.hooks import _first_tensor
+from repalign.activations import evaluating
+from repalign.hooks import first_tensor
 from repalign.metrics.calls import pick_device
 from repalign.metrics.cka import CKA, centre_gram
 from repalign.metrics.gram import in_working_precision, symmetric_product
@@ -113,7 +113,7 @@ def cka_of_layers(
     n_stimuli = n_batches = 0
     with contextlib.ExitStack() as stack:
         for module in {id(module): module for module in (first, second) if module}.values():
-            stack.enter_context(_evaluating(module, where))
+            stack.enter_context(evaluating(module, where))
         stack.enter_context(torch.inference_mode(False))  # which counts no in-place operations
         stack.enter_context(torch.no_grad())
         for batch in track(cast(Sequence[Any], batches), "layer pairs", show=progress):
@@ -162,7 +162,7 @@ def _watch(module: nn.Module, names: Sequence[str], n: int) -> Iterator[dict[str
     def hook(name: str) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             nonlocal latest
-            tensor = _first_tensor(output, name)
+            tensor = first_tensor(output, name)
             if latest is None or latest[0] is not tensor or latest[1] != tensor._version:
                 latest = (tensor, tensor._version, _gram(tensor, n, name))
             grams[name] = latest[2]

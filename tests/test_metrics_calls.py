@@ -89,3 +89,33 @@ def test_results_of_any_shape_are_stacked():
         lambda a, b: a.mean(0), normal(2, 9, 3), normal(2, 9, 3), needs=RSA(), batch_dims=1
     )
     assert found.shape == (2, 3)
+
+
+@EVERY
+def test_patterns_that_are_all_the_same_have_no_geometry(metric):
+    y = normal(30, 7, seed=1)
+    for scale in (0.0, 1.0, 1e-9):
+        flat = scale * torch.ones(30, 1, dtype=torch.float64) * normal(1, 8)
+        assert metric(flat, y).isnan()
+        assert metric(y, flat).isnan()
+
+
+@EVERY
+def test_one_neuroid_is_compared_or_refused_by_name(metric):
+    try:
+        value = metric(normal(30, 1), normal(30, 7, seed=1))
+    except ValueError as error:
+        assert "neuroid" in str(error)  # noqa: PT017
+    else:
+        assert not value.isnan()
+
+
+@EVERY
+def test_a_metric_says_truly_whether_gradients_flow(metric):
+    x = normal(30, 4).requires_grad_()
+    y = normal(30, 3, seed=1)
+    if not metric.differentiable:
+        value = metric(x, y)
+        assert not value.requires_grad
+        return
+    assert torch.autograd.gradcheck(lambda x: metric(x, y), (x,), atol=1e-6)

@@ -10,7 +10,11 @@ from scipy.spatial.distance import squareform
 
 from repalign.metrics import shared_variance
 from repalign.metrics.resampled import draw_multiplicities
-from repalign.metrics.shared_variance import partial_correlation, variance_partitioning
+from repalign.metrics.shared_variance import (
+    partial_correlation,
+    partial_correlation_interval,
+    variance_partitioning,
+)
 
 
 def random_rdms(n: int, k: int, *, seed: int = 0) -> np.ndarray:
@@ -151,7 +155,9 @@ def test_intervals_are_those_of_resamples_that_are_built():
     for count in counts:
         y, x, z = (resampled(m, count) for m in (data, a, b))
         values.append([explained(y, [x, z]), explained(y, [x, z]) - explained(y, [z])])
-    low, high = np.quantile(values, [0.025, 0.975], axis=0)
+    least, most = np.quantile(values, [0.025, 0.975], axis=0)
+    centres = np.array([found.total.value, found.parts["a",].value])
+    low, high = 2 * centres - most, 2 * centres - least
     np.testing.assert_allclose(found.total[1:], [low[0], high[0]], rtol=0, atol=1e-9)
     np.testing.assert_allclose(found.parts["a",][1:], [low[1], high[1]], rtol=0, atol=1e-9)
 
@@ -221,7 +227,7 @@ def test_a_constant_model_has_no_share():
 def test_a_partition_is_frozen_and_says_how_it_was_made():
     data, a = random_rdms(9, 2)
     found = variance_partitioning(data, {"a": a}, n_resamples=10, confidence=0.9)
-    assert found.kind == "bootstrap over stimuli, percentile, 90 %"
+    assert found.kind == "bootstrap over stimuli, basic, 90 %"
     assert found.n_resamples == 10
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.total = None
@@ -249,3 +255,43 @@ def test_a_partition_is_frozen_and_says_how_it_was_made():
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call(random_rdms(8, 3))
+
+
+def test_intervals_of_a_share_that_is_zero_hold_zero():
+    missed = 0
+    for seed in range(40):
+        data, a, b = random_rdms(20, 3, seed=seed)
+        parts = variance_partitioning(data + a, {"a": a, "b": b}, n_resamples=100, seed=seed).parts
+        missed += parts["b",].low > 0
+    assert missed <= 6  # 2.5 % of 40 is 1; above 6 lies one chance in 10⁴
+
+
+@pytest.mark.parametrize("method", ["corr", "spearman"])
+def test_intervals_of_partial_correlations_hold_the_truth(method):
+    low, high, value = [], [], []
+    for seed in range(20):
+        a, b, c, d = random_rdms(25, 4, seed=seed)
+        found = partial_correlation_interval(
+            a + b + c, a + d + c, c, method=method, n_resamples=100, seed=seed
+        )
+        expected = partial_correlation(a + b + c, a + d + c, c, method=method).item()
+        assert found.value == pytest.approx(expected)
+        low, high, value = [*low, found.low], [*high, found.high], [*value, found.value]
+    held = sum(x < 0.5 < y for x, y in zip(low, high, strict=True))
+    assert held >= 16  # a + b and a + d correlate ½
+
+
+def test_the_partial_correlation_of_a_resample_is_that_of_its_residuals():
+    a, b, c = random_rdms(9, 3)
+    found = partial_correlation_interval(a, b, c, n_resamples=1, seed=3)
+    counts = draw_multiplicities(
+        9, n_resamples=1, generator=torch.Generator().manual_seed(3), at_least=4
+    ).numpy()[0]
+    x, y, z = (resampled(one, counts) for one in (a, b, c))
+    expected = partial_correlation_of_vectors(x, y, z)
+    assert (found.low, found.high) == pytest.approx((expected, expected), abs=1e-9)
+
+
+def partial_correlation_of_vectors(x: np.ndarray, y: np.ndarray, z: np.ndarray) -> float:
+    xy, xz, yz = (np.corrcoef(p, q)[0, 1] for p, q in ((x, y), (x, z), (y, z)))
+    return (xy - xz * yz) / np.sqrt((1 - xz**2) * (1 - yz**2))

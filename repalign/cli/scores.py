@@ -75,9 +75,9 @@ def compare(
     metric: Annotated[
         list[str] | None,
         typer.Option(
-            help="rsa, cka or ridge; parameters follow a colon: rsa:rdm=euclidean,"
-            "comparator=pearson  cka:debiased=false  ridge:folds=10. May be repeated; rsa by"
-            " default.",
+            help="rsa, cka, ridge or another that `repalign metrics` lists; parameters follow a"
+            " colon: rsa:rdm=euclidean,comparator=corr  cka:debiased=false  pls:components=10."
+            " May be repeated; rsa by default.",
             autocompletion=complete_metrics,
         ),
     ] = None,

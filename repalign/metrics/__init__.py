@@ -7,7 +7,7 @@ from torch import Tensor
 
 from repalign.metrics.banded import BandedRidge
 from repalign.metrics.calls import Device
-from repalign.metrics.cka import CKA, hsic
+from repalign.metrics.cka import CKA, biased_cka_null, hsic
 from repalign.metrics.comparators import COMPARATORS, Comparator, average_ranks, compare_rdms
 from repalign.metrics.folds import fold_scores
 from repalign.metrics.matching import OneToOne, SemiMatching, SoftMatching, SoftMatchingDistance
@@ -22,8 +22,13 @@ from repalign.metrics.rdms import RDM_METHODS, RSA, rdm
 from repalign.metrics.ridge import Ridge
 from repalign.metrics.ridge_selection import ridge_cv
 from repalign.metrics.shape import AngularShape, Procrustes
-from repalign.metrics.shared_variance import partial_correlation, variance_partitioning
+from repalign.metrics.shared_variance import (
+    partial_correlation,
+    partial_correlation_interval,
+    variance_partitioning,
+)
 from repalign.metrics.single_unit import SingleUnit
+from repalign.metrics.streaming import cka_of_batches
 from repalign.metrics.subspace import CCA, PWCCA, SVCCA
 
 __all__ = [
@@ -51,7 +56,9 @@ __all__ = [
     "SoftMatching",
     "SoftMatchingDistance",
     "average_ranks",
+    "biased_cka_null",
     "both_directions",
+    "cka_of_batches",
     "compare_rdms",
     "crossvalidated_weights",
     "fit_weights",
@@ -62,6 +69,7 @@ __all__ = [
     "noise_covariance",
     "noise_precision",
     "partial_correlation",
+    "partial_correlation_interval",
     "rdm",
     "rdm_movie",
     "reliability",

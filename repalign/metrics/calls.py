@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.gram import in_working_precision
+from repalign.metrics.gram import cores_for_blas, in_working_precision
 
 Device = str | torch.device | None
 Array = Tensor | np.ndarray[Any, Any]
@@ -76,7 +76,9 @@ def as_tensor(x: Array, *, name: str = "x", device: Device = None) -> Tensor:
 
 def check_finite(x: Tensor, *, name: str = "x") -> None:
     """Raise a ValueError that names the rows with values that are NaN or infinite."""
-    if bool(x.detach().sum().isfinite()):  # many times quicker than looking at each value
+    with cores_for_blas(x):
+        total = x.detach().sum()  # many times quicker than looking at each value
+    if bool(total.isfinite()):
         return
     finite = x.detach().isfinite()
     if bool(finite.all()):  # a sum that overflows
@@ -99,7 +101,8 @@ def recorded_presentations(
         ValueError: presentations NaN in some neuroids only, infinite values, or a stimulus that
             was never presented.
     """
-    sums = x.detach().sum(-1)
+    with cores_for_blas(x):
+        sums = x.detach().sum(-1)
     if bool(sums.isfinite().all()):
         return torch.ones_like(sums, dtype=torch.bool)
     missing = x.detach().isnan().all(-1)

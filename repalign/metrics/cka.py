@@ -16,6 +16,7 @@ from repalign.metrics.gram import (
     centred_gram,
     check_responses,
     column_blocks,
+    cores_for_blas,
     in_working_precision,
 )
 from repalign.metrics.hsic_terms import FeatureSums, terms_by_rows
@@ -279,6 +280,10 @@ class CKA:
         )
 
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
+        with cores_for_blas(x):
+            return self._value_of(x, y)
+
+    def _value_of(self, x: Tensor, y: Tensor) -> Tensor:
         n = len(x)
         if self.kernel != "linear" or n <= SMALL:
             return self.compare_prepared(self.prepare(x), self.prepare(y))

@@ -19,7 +19,12 @@ from repalign.metrics.folds import (
     median_of_defined,
     shuffled_folds,
 )
-from repalign.metrics.gram import check_responses, check_same_stimuli, in_working_precision
+from repalign.metrics.gram import (
+    check_responses,
+    check_same_stimuli,
+    cores_for_blas,
+    in_working_precision,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +183,11 @@ class Predictivity(ABC):
         check_finite(y, name="y")
         fold = self._folds(y, groups)
         numbers = None if groups is None else group_numbers(groups, len(y)).to(y.device)
-        return self.held_out_predictions(prepared, in_working_precision(y), fold, numbers), fold
+        with cores_for_blas(prepared):
+            predictions = self.held_out_predictions(
+                prepared, in_working_precision(y), fold, numbers
+            )
+        return predictions, fold
 
     def _folds(self, y: Tensor, groups: Groups) -> Int[Tensor, "stimulus"]:
         n = y.shape[-2]

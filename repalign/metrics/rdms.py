@@ -17,7 +17,7 @@ from repalign.metrics.calls import (
 )
 from repalign.metrics.comparators import check_choice, comparator_named
 from repalign.metrics.dissimilarities import RDM_METHODS, Options, as_precision
-from repalign.metrics.gram import in_working_precision
+from repalign.metrics.gram import cores_for_blas
 from repalign.metrics.noise import COVARIANCES, noise_precision
 from repalign.metrics.pairs import condensed, square_form, stimulus_count
 from repalign.metrics.presentations import (
@@ -154,9 +154,8 @@ def rdm(
     repeated = tensor.ndim - batch_dims == 3
     options = Options(as_precision(noise, like=tensor), prior_lambda, prior_weight, weighting)
     if stimulus is None and kind.of_patterns is not None:
-        if repeated:
-            tensor = average_of_repeats(in_working_precision(tensor))
-        return kind.of_patterns(tensor, options)
+        with cores_for_blas(tensor):
+            return kind.of_patterns(average_of_repeats(tensor) if repeated else tensor, options)
     if stimulus is None and not repeated:
         raise ValueError(
             f"x has shape {tuple(tensor.shape)}; method={method!r} needs (repeat, stimulus, "
@@ -171,7 +170,8 @@ def rdm(
             presentations = from_labels(one, stimulus, fold, folds_needed=kind.cross_validated)
         return _of_presentations(presentations, method=method, options=options)
 
-    return _each_population(tensor, measure, batch_dims=batch_dims)
+    with cores_for_blas(tensor):
+        return _each_population(tensor, measure, batch_dims=batch_dims)
 
 
 @dataclass(frozen=True)

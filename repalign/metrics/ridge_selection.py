@@ -17,6 +17,7 @@ from repalign.metrics.gram import (
     check_responses,
     check_same_stimuli,
     column_blocks,
+    cores_for_blas,
     in_working_precision,
     symmetric_product,
 )
@@ -104,6 +105,13 @@ def ridge_cv(
         Cook & Weisberg 1982, Residuals and Influence in Regression
     """
     x, y, fold = checked_problem(x, y, alphas=alphas, fold=fold, device=device)
+    with cores_for_blas(x):
+        return _fitted(x, y, alphas, fold)
+
+
+def _fitted(
+    x: Tensor, y: Tensor, alphas: Sequence[float], fold: Int[Tensor, "stimulus"]
+) -> RidgeFit:
     wide = x.shape[1] >= x.shape[0]
     means = in_working_precision(x).mean(0)
     prepared = centred_gram(column_blocks(x)) if wide else centre(in_working_precision(x), 0)

@@ -78,7 +78,7 @@ def partial_correlation(
 
 
 class Share(NamedTuple):
-    """A share of variance, with its confidence interval."""
+    """A share of variance, or a partial correlation, with its confidence interval."""
 
     value: float
     low: float
@@ -124,6 +124,77 @@ def _weighted_correlations(
         product = total(rows[i] * rows[j]) - sums[i] * sums[j] / pairs
         found[:, i, j] = found[:, j, i] = product / (spreads[i].sqrt() * spreads[j].sqrt())
     return found
+
+
+def _resampled_weights(
+    n: int, *, n_resamples: int, at_least: int, seed: int, like: Tensor
+) -> Float[Tensor, "resample stimulus"]:
+    """Return multiplicities of the stimuli: first the data as they are, then the resamples."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw_multiplicities(n, n_resamples=n_resamples, generator=generator, at_least=at_least)
+    return torch.cat([torch.ones_like(drawn[:1]), drawn]).to(like)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1, as 0.95.")
+
+
+def partial_correlation_interval(
+    a: Array,
+    b: Array,
+    given: Array,
+    *,
+    method: str = "corr",
+    n_resamples: int = 1000,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Share:
+    """Return ``partial_correlation`` with a percentile interval over stimuli.
+
+    ``−P_ab / √(P_aa P_bb)`` with P the inverse of the RDMs' correlations in a resample of stimuli,
+    pairs of a stimulus with itself excluded. For ``spearman`` the ranks are those of all stimuli.
+
+    Args:
+        a, b, given, method: as in ``partial_correlation``.
+        n_resamples: number of bootstrap resamples of stimuli.
+        confidence: share of the resamples within the interval.
+        seed: of the resamples.
+
+    Raises:
+        ValueError: as in ``partial_correlation``, or a confidence outside (0, 1).
+
+    Example:
+        >>> a, b, c = torch.rand(3, 66, generator=torch.Generator().manual_seed(0))
+        >>> found = partial_correlation_interval(a + c, b + c, c, n_resamples=100)
+        >>> found.low < found.value < found.high
+        True
+    """
+    _check_confidence(confidence)
+    value = float(partial_correlation(a, b, given, method=method))
+    first = as_condensed(a, name="a")
+    batch_dims = 0 if given.ndim == 1 else 1
+    controls = as_condensed(given, name="given", batch_dims=batch_dims, device=first.device)
+    second = as_condensed(b, name="b", device=first.device)
+    rows = torch.stack([first, second, *controls.reshape(-1, controls.shape[-1])])
+    kept = shared_pairs(rows, first)
+    scaled = in_working_precision(rows).clone()
+    scaled[:, kept] = comparator_named(method).scaled(rows[:, kept])
+    weights = _resampled_weights(
+        stimulus_count(rows.shape[1]),
+        n_resamples=n_resamples,
+        at_least=len(rows) + 1,
+        seed=seed,
+        like=scaled,
+    )
+    correlations = _weighted_correlations(scaled, kept, weights[1:])
+    defined = correlations[~correlations.isnan().any(-1).any(-1)]
+    precision = torch.linalg.pinv(defined, rtol=1e-10, hermitian=True)
+    diagonal = precision.diagonal(dim1=1, dim2=2)
+    values = -precision[:, 0, 1] / (diagonal[:, 0] * diagonal[:, 1]).sqrt()
+    tail = (1 - confidence) / 2
+    low, high = values.nanquantile(values.new_tensor([tail, 1 - tail])).tolist()
+    return Share(value, low, high)
 
 
 def _explained(
@@ -208,8 +279,9 @@ def variance_partitioning(
     Note:
         Stimuli are drawn with replacement, and pairs of a stimulus with itself are excluded. R² is
         not adjusted for the number of models: pairs are not independent, so that there are no
-        degrees of freedom to adjust by. Chance raises it, and more so in resamples, which hold
-        fewer distinct stimuli: an interval of a share that is zero lies above zero.
+        degrees of freedom to adjust by. Chance raises it, and raises it again in resamples, which
+        hold fewer distinct stimuli: the basic interval, 2θ − q, takes that out, where a percentile
+        interval of a share that is zero would lie above zero.
 
     Example:
         >>> a, b, noise = torch.rand(3, 66, generator=torch.Generator().manual_seed(0))
@@ -226,27 +298,28 @@ def variance_partitioning(
             f"{len(models)} models were given; variance is partitioned between 1 to "
             f"{MODELS_PARTITIONED}. Group models that belong together."
         )
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence is {confidence}; expected a share between 0 and 1, as 0.95.")
+    _check_confidence(confidence)
     target = in_working_precision(as_condensed(data, name="data"))
     rdms = [as_condensed(x, name=name, device=target.device) for name, x in models.items()]
     for rdm in rdms:
         check_same_pairs(rdm, target)
     rows = torch.stack([*(in_working_precision(rdm) for rdm in rdms), target])
     kept = shared_pairs(rows[:-1], target)
-    n, generator = stimulus_count(len(target)), torch.Generator().manual_seed(seed)
-    distinct = next(d for d in itertools.count(3) if d * (d - 1) // 2 > len(rows))
-    drawn = draw_multiplicities(n, n_resamples=n_resamples, generator=generator, at_least=distinct)
-    weights = torch.cat([torch.ones_like(drawn[:1]), drawn]).to(
-        target
-    )  # first the data as they are
+    weights = _resampled_weights(
+        stimulus_count(len(target)),
+        n_resamples=n_resamples,
+        at_least=next(d for d in itertools.count(3) if d * (d - 1) // 2 > len(rows)),
+        seed=seed,
+        like=target,
+    )
     subsets = [s for k in range(1, len(rows)) for s in itertools.combinations(range(len(rdms)), k)]
     correlations = _weighted_correlations(rows, kept, weights)
     explained = _explained(correlations, subsets, nonnegative=nonnegative)
     values = torch.cat([_shares(explained, subsets), explained[subsets[-1]][:, None]], 1)
     tail = (1 - confidence) / 2
-    low, high = values[1:].nanquantile(values.new_tensor([tail, 1 - tail]), dim=0)
+    least, most = values[1:].nanquantile(values.new_tensor([tail, 1 - tail]), dim=0)
+    low, high = 2 * values[0] - most, 2 * values[0] - least  # resamples are biased as the data are
     *parts, total = itertools.starmap(Share, torch.stack([values[0], low, high], 1).tolist())
     names = [tuple(list(models)[i] for i in subset) for subset in subsets]
-    kind = f"bootstrap over stimuli, percentile, {100 * confidence:g} %"
+    kind = f"bootstrap over stimuli, basic, {100 * confidence:g} %"
     return VariancePartition(total, dict(zip(names, parts, strict=True)), kind, n_resamples)
