@@ -13,10 +13,9 @@ from torch import Tensor
 from repalign.metrics.banded_cv import banded_ridge_cv, check_bands
 from repalign.metrics.calls import Array, Device, as_tensor, compare_populations
 from repalign.metrics.folds import Groups, fold_masks, group_numbers, shuffled_folds
-from repalign.metrics.gram import centre, check_responses, in_working_precision
+from repalign.metrics.gram import centre, check_responses, in_working_precision, product
 from repalign.metrics.predictivity import Predictivity
 from repalign.metrics.ridge_selection import check_alphas
-from repalign.metrics.spectra import product
 
 
 def drawn_mixtures(bands: int, *, count: int, seed: int) -> Float[Tensor, "mixture band"]:

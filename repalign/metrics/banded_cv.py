@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repalign.metrics.calls import Array, Device, as_tensor
-from repalign.metrics.gram import centre, in_working_precision, symmetric_product
+from repalign.metrics.gram import centre, in_working_precision, product, symmetric_product
 from repalign.metrics.leave_out import least_error
 from repalign.metrics.ridge_selection import (
     checked_problem,
@@ -16,7 +16,7 @@ from repalign.metrics.ridge_selection import (
     cross_validated_errors,
     intercept_of,
 )
-from repalign.metrics.spectra import full_spectrum, product
+from repalign.metrics.spectra import full_spectrum
 
 
 class BandedFit(NamedTuple):

@@ -30,6 +30,10 @@ class Needs(Protocol):
     def needs_repeats(self) -> bool:
         """Whether it takes the single repetitions, not their average."""
 
+    @property
+    def differentiable(self) -> bool:
+        """Whether gradients flow; where they do not, none are asked of its kernel."""
+
 
 def pick_device(device: str | torch.device = "auto") -> torch.device:
     """``auto`` is cuda where there is one, else mps, else cpu."""
@@ -144,6 +148,8 @@ def as_responses(
         TypeError: no real numbers.
     """
     tensor = as_tensor(x, name=name, device=device)
+    if not needs.differentiable:
+        tensor = tensor.detach()
     dims = tensor.ndim - batch_dims
     if dims not in (2, 3) or 0 in tensor.shape:
         batch = f" after {batch_dims} batch dimensions" if batch_dims else ""

@@ -7,8 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repalign.metrics.folds import fold_masks
-from repalign.metrics.gram import centre, symmetric_product
-from repalign.metrics.spectra import product
+from repalign.metrics.gram import centre, product, symmetric_product
 
 
 def leave_one_out_errors(

@@ -16,10 +16,11 @@ from repalign.metrics.gram import (
     check_responses,
     column_blocks,
     in_working_precision,
+    product,
     symmetric_product,
 )
 from repalign.metrics.predictivity import Predictivity
-from repalign.metrics.spectra import eigh, product
+from repalign.metrics.spectra import eigh
 
 
 def _leading_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:

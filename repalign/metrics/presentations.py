@@ -164,6 +164,7 @@ class Repeated:
     name: str
     minimum_stimuli: int = 2
     needs_repeats: bool = True
+    differentiable: bool = True
 
 
 def labelled_responses(

@@ -15,11 +15,12 @@ from repalign.metrics.gram import (
     check_responses,
     column_blocks,
     in_working_precision,
+    product,
 )
 from repalign.metrics.leave_out import least_error, leave_one_out_errors
 from repalign.metrics.predictivity import Predictivity
 from repalign.metrics.ridge_selection import check_alphas, cross_validated_errors
-from repalign.metrics.spectra import Spectrum, fold_spectra, product, restricted
+from repalign.metrics.spectra import Spectrum, fold_spectra, restricted
 
 
 @dataclass(frozen=True, kw_only=True)

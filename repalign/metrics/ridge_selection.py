@@ -19,6 +19,7 @@ from repalign.metrics.gram import (
     column_blocks,
     cores_for_blas,
     in_working_precision,
+    product,
     symmetric_product,
 )
 from repalign.metrics.leave_out import least_error, leave_fold_out_errors
@@ -27,7 +28,6 @@ from repalign.metrics.spectra import (
     full_spectrum,
     is_gram,
     primal_eigh,
-    product,
     spanning_columns,
 )
 

@@ -8,9 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repalign.metrics.folds import fold_masks
-from repalign.metrics.gram import centre, check_responses, in_working_precision
+from repalign.metrics.gram import centre, check_responses, in_working_precision, product
 from repalign.metrics.predictivity import Predictivity
-from repalign.metrics.spectra import product
 
 
 @dataclass(frozen=True, kw_only=True)
