@@ -213,3 +213,31 @@ def compare_populations(
     a, b = a.expand(*shape, *a.shape[batch_dims:]), b.expand(*shape, *b.shape[batch_dims:])
     results = [kernel(a[place], b[place]) for place in itertools.product(*map(range, shape))]
     return torch.stack(results).reshape(*shape, *results[0].shape)
+
+
+class _Kernel(Needs, Protocol):
+    def _value(self, x: Tensor, y: Tensor, /) -> Tensor: ...
+
+
+class ComparesPopulations:
+    """Gives a metric the call of all metrics; it adds ``_value``, which compares one with one."""
+
+    def __call__(
+        self: _Kernel,
+        x: Float[Array, "*batch stimulus neuroid"],
+        y: Float[Array, "*batch stimulus unit"],
+        *,
+        batch_dims: int = 0,
+        device: Device = None,
+    ) -> Float[Tensor, "*batch"]:
+        """Compare responses to the same stimuli, in the same order.
+
+        Args:
+            x, y: (stimulus, neuroid), or (repeat, stimulus, neuroid) with a missing repetition NaN
+                in all neuroids, after ``batch_dims`` dimensions that broadcast.
+            batch_dims: number of leading dimensions that number populations.
+            device: where to compute: ``auto``, ``cuda``, ``mps``, ``cpu``; None is where ``x`` is.
+        """
+        return compare_populations(
+            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
+        )

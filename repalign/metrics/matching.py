@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.calls import Device, compare_populations
+from repalign.metrics.calls import ComparesPopulations, compare_populations
 from repalign.metrics.folds import fold_masks, shuffled_folds
 from repalign.metrics.gram import centre, in_working_precision
 
@@ -75,7 +75,7 @@ def plan_for(
 
 
 @dataclass(frozen=True)
-class _Matching:
+class _Matching(ComparesPopulations):
     """The mean correlation Σ Tᵢⱼ corr(xᵢ, yⱼ) under the plan T of a method of matching."""
 
     signed: bool = True
@@ -108,19 +108,6 @@ class _Matching:
         """What may be done to a population's responses without changing the value."""
         always = ("translation", "isotropic scale", "neuroid order", "neuroid scale")
         return always if self.signed else (*always, "neuroid sign")
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the mean correlation of the matches of ``x`` and ``y``, in the same stimuli."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
 
     def plan(
         self, x: Float[Tensor, "stimulus neuroid"], y: Float[Tensor, "stimulus unit"]
@@ -273,7 +260,7 @@ class SoftMatching(_Matching):
 
 
 @dataclass(frozen=True)
-class SoftMatchingDistance:
+class SoftMatchingDistance(ComparesPopulations):
     """Soft matching distance: how far neuroids move under the best transport between all.
 
     ``distance = √(min over T of Σ Tᵢⱼ ‖xᵢ − yⱼ‖²) = √(2 − 2 soft_matching(x, y))``, with neuroids
@@ -310,19 +297,6 @@ class SoftMatchingDistance:
     needs_responses: ClassVar[bool] = True
     higher_is_more_similar: ClassVar[bool] = False
     reference: ClassVar[str] = "Khosla & Williams 2024, https://doi.org/10.48550/arXiv.2311.09466"
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the distance of ``x`` and ``y``, whose rows are the same stimuli."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
 
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         a, b = standardised(x), standardised(y)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.calls import Device, compare_populations
+from repalign.metrics.calls import ComparesPopulations
 from repalign.metrics.comparators import check_choice
 from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.pairs import square_form
@@ -59,7 +59,7 @@ def _check_k(k: int) -> None:
 
 
 @dataclass(frozen=True)
-class MutualKNN:
+class MutualKNN(ComparesPopulations):
     """Mutual k nearest neighbours: the share of neighbours that two populations have in common.
 
     ``mutual_knn(x, y) = mean over stimuli i of |Nₓ(i) ∩ N_y(i)| / k``, with N(i) the k stimuli
@@ -120,19 +120,6 @@ class MutualKNN:
         """What may be done to a population's responses without changing the value."""
         return DISTANCES[self.distance]
 
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the share of neighbours that ``x`` and ``y`` have in common."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
-
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         in_x, in_y = (neighbour_weights(_distances(z, self.distance), self.k) for z in (x, y))
         return (in_x * in_y).sum(1).mean() / self.k
@@ -150,7 +137,7 @@ def _local_hsic(shared: Tensor, a: Tensor, b: Tensor) -> Float[Tensor, ""]:
 
 
 @dataclass(frozen=True)
-class CKNNA:
+class CKNNA(ComparesPopulations):
     """Centred kernel nearest-neighbour alignment: CKA within shared neighbourhoods.
 
     ``cknna(x, y) = A(x, y) / √(A(x, x) · A(y, y)), A(x, y) = Σᵢⱼ k̄ᵢⱼ l̄ᵢⱼ`` over the pairs in which
@@ -216,19 +203,6 @@ class CKNNA:
     def symmetric(self) -> bool:
         """Whether x and y may be exchanged."""
         return not self.as_released
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the alignment of ``x`` and ``y`` within the neighbourhoods that they share."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
 
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         (in_x, near_x), (in_y, near_y) = self._neighbourhoods(x), self._neighbourhoods(y)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from repalign.metrics.calls import (
     Array,
+    ComparesPopulations,
     Device,
     as_responses,
     average_of_repeats,
-    compare_populations,
 )
 from repalign.metrics.comparators import check_choice, comparator_named
 from repalign.metrics.dissimilarities import RDM_METHODS, Options, as_precision
@@ -175,7 +175,7 @@ def rdm(
 
 
 @dataclass(frozen=True)
-class RSA:
+class RSA(ComparesPopulations):
     """Representational similarity analysis: the similarity of two RDMs of the same stimuli.
 
     ``rsa(x, y) = compare(rdm(x), rdm(y))``, with compare a similarity of the upper triangles.
@@ -267,19 +267,6 @@ class RSA:
         if self.model_rdm is None:
             return own
         return tuple(word for word in own if word in RDM_METHODS[self.model_rdm].invariances)
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the similarity of the RDMs of ``x`` and ``y``, whose rows are the same stimuli."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
 
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         return self.compare_prepared(self.prepare(x), self.prepare(y))

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.calls import Device, compare_populations
+from repalign.metrics.calls import ComparesPopulations
 from repalign.metrics.comparators import check_choice
 from repalign.metrics.gram import centre, in_working_precision
 
@@ -97,7 +97,7 @@ KINDS = {
 
 
 @dataclass(frozen=True)
-class Procrustes:
+class Procrustes(ComparesPopulations):
     """Orthogonal Procrustes: how far apart two populations stay after the best rotation.
 
     ``distance = min over rotations Q of ‖XQ − Y‖ = √(2 − 2‖XᵀY‖_*)``, with X and Y centred and of
@@ -164,25 +164,12 @@ class Procrustes:
         """Whether it is a similarity rather than a distance."""
         return KINDS[self.kind].is_similarity
 
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the distance or similarity of ``x`` and ``y``, whose rows are the same stimuli."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
-
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         return KINDS[self.kind].value(_difference(x, y))
 
 
 @dataclass(frozen=True)
-class AngularShape:
+class AngularShape(ComparesPopulations):
     """Angular shape distance: the angle between two populations after the best rotation.
 
     ``angle = arccos ‖XᵀY‖_*``, with X and Y centred, partly whitened and of Frobenius norm 1. It
@@ -242,19 +229,6 @@ class AngularShape:
         rotations = ("rotation", "translation", "isotropic scale", "neuroid order")
         any_map = ("neuroid scale", "neuroid sign", "invertible linear")
         return rotations if self.alpha > 0 else rotations + any_map
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the angle between ``x`` and ``y``, whose rows are the same stimuli."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
 
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         left: Tensor = torch.linalg.vector_norm(_difference(x, y, alpha=self.alpha))

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.calls import Device, compare_populations
+from repalign.metrics.calls import ComparesPopulations
 from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.matching import standardised
 from repalign.metrics.shape import compact, numerical_rank
@@ -48,7 +48,7 @@ def canonical_variates(
 
 
 @dataclass(frozen=True)
-class CCA:
+class CCA(ComparesPopulations):
     """Canonical correlation analysis: the mean correlation of two populations' canonical variates.
 
     ``cca(x, y) = mean ρᵢ`` (or ρᵢ²), where ρᵢ are the singular values of QᵀR, the cosines of the
@@ -107,19 +107,6 @@ class CCA:
         """The definition in one line."""
         return f"mean {'ρᵢ²' if self.squared else 'ρᵢ'}, ρ the canonical correlations"
 
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the mean canonical correlation of ``x`` and ``y``, in the same stimuli."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
-
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         p, q = canonical_variates(x, y)
         correlations = (p * q).sum(0)
@@ -138,7 +125,7 @@ def _leading_axes(
 
 
 @dataclass(frozen=True)
-class SVCCA:
+class SVCCA(ComparesPopulations):
     """Singular vector CCA: the mean canonical correlation of the leading principal components.
 
     ``svcca(x, y) = mean ρᵢ``, with ρᵢ the canonical correlations of the fewest principal components
@@ -194,19 +181,6 @@ class SVCCA:
                 f"variance is {self.variance}; expected a share above 0 and at most 1. Use 0.99."
             )
 
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the mean canonical correlation of the components of ``x`` and ``y``."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
-
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         a, b = _leading_axes(x, self.variance), _leading_axes(y, self.variance)
         if not _is_identified(len(a), a.shape[1], b.shape[1]):
@@ -216,7 +190,7 @@ class SVCCA:
 
 
 @dataclass(frozen=True)
-class PWCCA:
+class PWCCA(ComparesPopulations):
     """Projection-weighted CCA: canonical correlations weighted by what they account for in ``x``.
 
     ``pwcca(x, y) = Σ αᵢ ρᵢ / Σ αᵢ, αᵢ = Σⱼ |⟨hᵢ, xⱼ⟩|``, with hᵢ the canonical variates of x at
@@ -258,19 +232,6 @@ class PWCCA:
     needs_responses: ClassVar[bool] = True
     higher_is_more_similar: ClassVar[bool] = True
     reference: ClassVar[str] = "Morcos et al. 2018, https://doi.org/10.48550/arXiv.1806.05759"
-
-    def __call__(
-        self,
-        x: Float[Tensor, "*batch stimulus neuroid"],
-        y: Float[Tensor, "*batch stimulus unit"],
-        *,
-        batch_dims: int = 0,
-        device: Device = None,
-    ) -> Float[Tensor, "*batch"]:
-        """Return the weighted mean canonical correlation of ``x``, which weighs, and ``y``."""
-        return compare_populations(
-            self._value, x, y, needs=self, batch_dims=batch_dims, device=device
-        )
 
     def _value(self, x: Tensor, y: Tensor) -> Tensor:
         x, y = x.detach(), y.detach()

@@ -57,7 +57,7 @@ def bench_rdm() -> None:
                     "repalign": lambda t=tensor, m=method: rdm(t, method=m).numpy(),
                     "SYRK alone": lambda a=x: a @ a.T,
                 },
-                repeats=3 if n * n * p > 1e10 else 9,
+                repeats=2 if n * n * p > 1e10 else 9,
             )
             largest_difference(results, "rsatoolbox")
 
