@@ -6,7 +6,10 @@ from typing import Any
 
 from repalign.metrics import COMPARATORS, METRICS, RDM_METHODS, Metric
 
-COLUMNS = ("metric", "formula", "kind", "range", "invariances", "differentiable", "needs")
+COLUMNS = (
+    *("metric", "formula", "kind", "range", "invariances", "differentiable", "needs"),
+    "reference",
+)
 
 
 def _needs(metric: Metric) -> str:

@@ -6,6 +6,7 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from repalign.metrics.calls import check_finite
@@ -22,15 +23,22 @@ from repalign.metrics.gram import (
 from repalign.metrics.predictivity import Predictivity
 from repalign.metrics.spectra import eigh
 
+SMALL = 500  # features or neuroids up to which several threads only hold each other up
 
-def _leading_eigenvector(matrix: Float[Tensor, "n n"]) -> Float[Tensor, "n"]:
-    if matrix.device.type != "cpu":
-        vector: Tensor = torch.linalg.eigh(matrix)[1][:, -1]
+
+def _leading_eigenvector(a: Float[Tensor, "row column"]) -> Float[Tensor, "row"]:
+    """Return the eigenvector of ``a @ a.mT`` with the largest eigenvalue."""
+    if a.device.type != "cpu":
+        vector: Tensor = torch.linalg.eigh(a @ a.mT)[1][:, -1]
         return vector
+    # Both from scipy: it and numpy have a BLAS each, whose idle threads spin on the other's cores.
     from scipy.linalg import eigh as scipy_eigh
+    from scipy.linalg.blas import dsyrk
 
-    last = len(matrix) - 1
-    _, vectors = scipy_eigh(matrix.numpy(), subset_by_index=(last, last), check_finite=False)
+    view = a.numpy()
+    upper = dsyrk(1.0, view) if view.flags.f_contiguous else dsyrk(1.0, view.T, trans=True)
+    last = (len(view) - 1, len(view) - 1)
+    _, vectors = scipy_eigh(upper, lower=False, subset_by_index=last, check_finite=False)
     return torch.from_numpy(vectors[:, 0])
 
 
@@ -38,9 +46,9 @@ def _direction(cross: Float[Tensor, "feature neuroid"]) -> Float[Tensor, "featur
     """Return the first left singular vector: that of most covariance with the targets."""
     features, neuroids = cross.shape
     if neuroids < features:
-        vector = cross @ _leading_eigenvector(symmetric_product(cross.mT))
+        vector = cross @ _leading_eigenvector(cross.mT)
         return vector / vector.square().sum().sqrt()
-    return _leading_eigenvector(symmetric_product(cross))
+    return _leading_eigenvector(cross)
 
 
 def pls_weights(
@@ -181,6 +189,12 @@ class PLS(Predictivity):
         groups: Int[Tensor, "stimulus"] | None,
     ) -> Float[Tensor, "stimulus neuroid"]:
         """Return the prediction of each fold's rows by a fit to the others."""
+        if prepared.device.type == "cpu" and min(prepared.shape[1], y.shape[1]) <= SMALL:
+            with threadpool_limits(1, user_api="blas"):  # which small problems only wait for
+                return self._held_out(prepared, y, fold)
+        return self._held_out(prepared, y, fold)
+
+    def _held_out(self, prepared: Tensor, y: Tensor, fold: Tensor) -> Tensor:
         predictions = torch.empty_like(y)
         total_mean = y.mean(0)
         centred = centre(y, 0)

@@ -181,7 +181,9 @@ def bench_cka() -> None:
 
 
 def bench_layers() -> None:
-    import torchvision
+    from repalign.torchvision_import import import_torchvision
+
+    torchvision = import_torchvision()
 
     for name, size, batch in (("resnet18", 224, 32), ("resnet50", 224, 32)):
         torch.manual_seed(0)
