@@ -273,3 +273,54 @@ def test_demo_recovers_the_planted_layer_and_reports(cli, tmp_path: Path) -> Non
     assert all(row["ceiling_high"] is not None for row in rows)
     assert (out / "profile.png").read_bytes().startswith(b"\x89PNG")
     assert "blocks.5" in (out / "report.html").read_text()
+
+
+def test_metrics_are_listed_and_one_is_shown_in_full(cli) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = cli("metrics", "--json")
+    assert code == 0
+    listed = json.loads(out)
+    assert [row["metric"] for row in listed] == sorted(ra.METRICS)
+    assert all(row["formula"] and row["reference"] for row in listed)
+    code, out, _ = cli("metrics", "cka:kernel=rbf")
+    assert code == 0
+    assert "`kernel='rbf'`" in out
+    assert "did you mean cka?" in error_line(cli("metrics", "cca2ka"))
+
+
+def test_validity_prints_every_planted_case(cli) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = cli("validity", "cka", "cka:debiased=false", "--draws", "3", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert {row["metric"] for row in rows} == {"cka"}
+    assert any(row["passed"] is False for row in rows)
+    code, out, _ = cli("validity", "cka:debiased=false", "--draws", "3")
+    assert code == 0
+    assert "NO" in out
+
+
+def test_verify_fails_where_a_reference_disagrees(  # type: ignore[no-untyped-def]
+    cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from repalign import verification
+
+    code, out, _ = cli("verify", "--json")
+    assert code == 0
+    assert {row["agrees"] for row in json.loads(out)} <= {True, None}
+    right = verification.rdm
+    monkeypatch.setattr(verification, "rdm", lambda *x, **more: 2 * right(*x, **more))
+    assert cli("verify")[0] == 1
+
+
+def test_a_recipe_scores_a_model_by_a_published_procedure(cli, lab: Path) -> None:  # type: ignore[no-untyped-def]
+    code, out, err = cli("recipe", "kornblith2019", lab, "pixels", "--json")
+    assert code == 0
+    [row] = json.loads(out)
+    assert (row["recipe"], row["model"], row["n_stimuli"]) == ("kornblith2019", "pixels", 12)
+    assert 0 < row["value"] <= 1
+    code, out, err = cli("recipe", "kornblith2019", lab, "pixels")
+    assert code == 0
+    assert "with shuffled stimuli" in err
+    wanted = "there are brainscore-majajhong2015-pls.*did you mean kornblith2019"
+    assert re.search(wanted, error_line(cli("recipe", "kornblith", lab, "pixels")))
+    wrong = error_line(cli("recipe", "brainscore-majajhong2015-pls:version=2", lab, "pixels"))
+    assert "version is 2" in wrong
