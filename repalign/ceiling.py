@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repalign.metrics import CKA, InnerProductMetric, Metric
+from repalign.metrics.calls import as_tensor
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import median_of_defined
 from repalign.metrics.gram import centre, in_working_precision
@@ -79,8 +80,11 @@ def nili_ceiling(
     ``lowerᵢ = compare(rdmᵢ, mean of the other subjects)``, ``upperᵢ = compare(rdmᵢ, mean of all)``,
     with RDMs first brought to the comparator's own scale (centred ranks for Spearman, centred
     values for Pearson) and to unit length. On that scale no RDM is on average more similar to the
-    subjects' than their mean is, so that the mean of ``upper`` bounds every model (for Spearman the
-    ranks of the mean ranks do). The mean of *raw* RDMs is no bound under Spearman.
+    subjects' than their mean is: the mean of ``upper`` bounds every model under cosine, corr and
+    rho-a. Under the other comparators it is close to a bound, no more: Spearman ranks the mean
+    ranks again (three subjects, three pairs: a model with a tie reaches .866 where ``upper`` is
+    .833), and Kendall's taus and the whitened ones have no closed form. The mean of *raw* RDMs is
+    far from a bound under Spearman.
 
     Args:
         rdms: condensed RDMs of the same stimuli, subject × pair.
@@ -107,6 +111,7 @@ def nili_ceiling(
         Nili et al. 2014, https://doi.org/10.1371/journal.pcbi.1003553
     """
     compare = comparator_named(comparator)
+    rdms = as_tensor(rdms, name="rdms")
     if rdms.ndim != 2 or len(rdms) < 2:
         raise ValueError(
             f"rdms has shape {tuple(rdms.shape)}; a ceiling between subjects needs subject × pair "
@@ -159,6 +164,8 @@ def _recorded(
             f"responses has shape {tuple(responses.shape)}; expected repeat × stimulus × neuroid. "
             "Do not average repetitions before a split-half ceiling."
         )
+    if bool(responses.isinf().any()):
+        raise ValueError("responses has infinite values. Leave out the presentations concerned.")
     missing = responses.isnan()
     partial = int((missing.any(-1) & ~missing.all(-1)).sum())
     if partial:
@@ -302,6 +309,7 @@ def split_half_ceiling(
         Derived above; the reliability per neuroid is that of Schoppe et al. 2016,
         https://doi.org/10.3389/fncom.2016.00010
     """
+    responses = as_tensor(responses, name="responses")
     if not has_split_half(metric):
         raise ValueError(
             f"{metric.name} as it is set has no split-half ceiling: that takes inner products of "

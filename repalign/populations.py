@@ -202,6 +202,10 @@ def match_population(
         )
     if array.ndim != 3:
         raise ValueError(f"{name} has time bins; average or select one before comparing")
+    if len(names) < metric.minimum_stimuli:
+        raise ValueError(
+            f"{len(names)} shared stimuli; {metric.name} needs {metric.minimum_stimuli} or more"
+        )
     average = array[0] if len(array) == 1 else np.nanmean(array, axis=0)
     _check_patterns(average, names, metric, f"{name} {' '.join(filter(None, target))}".strip())
     responses = _tensor(average, device)

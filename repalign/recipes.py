@@ -114,12 +114,32 @@ def _correlations(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _averages(values: Array, stimulus: Array, kept: Array, n: int) -> Tensor:
-    """Mean over the kept presentations of each stimulus; NaN where none is kept."""
-    total, count = np.zeros((n, values.shape[1])), np.zeros((n, 1))
-    np.add.at(total, stimulus[kept], values[kept])
-    np.add.at(count, stimulus[kept], 1)
+    """Mean over the kept presentations of each stimulus that are not NaN, else NaN."""
+    shown = np.isfinite(values[kept])
+    total, count = np.zeros((n, values.shape[1])), np.zeros((n, values.shape[1]))
+    np.add.at(total, stimulus[kept], np.where(shown, values[kept], 0))
+    np.add.at(count, stimulus[kept], shown)
     with np.errstate(invalid="ignore"):
         return torch.from_numpy(total / count)
+
+
+def _check_recorded(y: Tensor, ids: Sequence[str], name: str) -> None:
+    """Raise a ValueError that names what was never recorded."""
+    missing = y.isnan()
+    if bool(missing.any()):
+        stimulus = ids[int(missing.any(1).nonzero()[0, 0])]
+        raise ValueError(
+            f"{name}: {int(missing.sum())} pairs of stimulus (first: {stimulus!r}) and neuroid have"
+            " no response in any repetition; leave out these stimuli or neuroids"
+        )
+
+
+def _mean_responses(recording: xr.Dataset, ids: Sequence[str], name: str) -> Tensor:
+    """Average over the repetitions that exist, stimulus × neuroid."""
+    trials = torch.from_numpy(response_array(recording, ids).astype(np.float64))
+    y = trials.nanmean(0)
+    _check_recorded(y, ids, name)
+    return y
 
 
 @dataclass(frozen=True)
@@ -169,6 +189,7 @@ class MajajHong2015PLS:
         place = {name: row for row, name in enumerate(ids)}
         stimulus = np.array([place.get(str(s), -1) for s in recording[STIMULUS].values])
         y = _averages(values, stimulus, stimulus >= 0, len(ids))
+        _check_recorded(y, ids, self.name)
         objects = np.empty(len(ids), dtype=object)
         shown = stimulus >= 0
         objects[stimulus[shown]] = _column(recording, self.stratify, self.name)[shown].astype(str)
@@ -233,8 +254,7 @@ def _subject_rdms(
     parts = _one_region(recording, name)
     rdms = []
     for _, part in parts:
-        responses = np.nanmean(response_array(part, ids).astype(np.float64), axis=0)
-        rdms.append(metric.prepare(torch.from_numpy(responses)))
+        rdms.append(metric.prepare(_mean_responses(part, ids, name)))
     return rdms, int(recording.sizes["neuroid"])
 
 
@@ -354,7 +374,7 @@ class Kornblith2019:
         """Score one layer of a network against one region of a recording, or against a layer."""
         metric = CKA(debiased=False)
         ids = _matched(recording, activations, self.name)
-        y = torch.from_numpy(np.nanmean(response_array(recording, ids).astype(np.float64), axis=0))
+        y = _mean_responses(recording, ids, self.name)
         a, b = metric.prepare(_features(activations, ids)), metric.prepare(y)
         draw = torch.Generator().manual_seed(0)
         orders = [torch.randperm(len(ids), generator=draw) for _ in range(20)]

@@ -287,6 +287,7 @@ def test_a_metric_of_the_users_own_needs_no_registration(
         symmetric = True
         needs_responses = True
         needs_repeats = False
+        minimum_stimuli = 2
         higher_is_more_similar = True
 
         def __call__(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

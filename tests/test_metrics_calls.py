@@ -119,3 +119,26 @@ def test_a_metric_says_truly_whether_gradients_flow(metric):
         assert not value.requires_grad
         return
     assert torch.autograd.gradcheck(lambda x: metric(x, y), (x,), atol=1e-6)
+
+
+def test_views_of_numpy_arrays_that_run_backward_are_taken():
+    x, y = normal(9, 4).numpy(), normal(9, 3, seed=1).numpy()
+    found = CKA()(x[::-1], y[::-1])
+    torch.testing.assert_close(found, CKA()(x, y))
+
+
+@pytest.mark.parametrize(
+    ("call", "kind", "message"),
+    [
+        (lambda: CKA()(normal(9, 3), normal(9, 3), batch_dims=-1), ValueError, "batch_dims is -1"),
+        (lambda: CKA(debiased="false"), TypeError, "expected True or False"),
+        (lambda: CKA("rbf"), TypeError, "positional"),
+        (lambda: METRICS["ridge"](folds=2.5), TypeError, "folds is 2.5; expected a whole number"),
+        (lambda: METRICS["pls"](components=2.5), ValueError, "components is 2.5"),
+        (lambda: METRICS["mutual-knn"](k=2.5), ValueError, "k is 2.5"),
+        (lambda: CKA(debiased=False)(normal(2, 3), normal(2, 3)), ValueError, "needs 3 or more"),
+    ],
+)
+def test_parameters_of_the_wrong_kind_are_refused(call, kind, message):
+    with pytest.raises(kind, match=message):
+        call()

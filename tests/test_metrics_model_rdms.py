@@ -259,3 +259,11 @@ def test_a_subject_that_is_predicted_is_left_out_of_the_fit():
 def test_errors_say_what_is_wrong(call, message):
     with pytest.raises(ValueError, match=message):
         call(distances(8, 3))
+
+
+def test_one_square_rdm_is_one_rdm_also_of_three_stimuli():
+    square = torch.tensor([[0.0, 1, 2], [1, 0, 4], [2, 4, 0]])
+    models = torch.tensor([[1.0, 2, 3], [3, 1, 2]])
+    torch.testing.assert_close(
+        fit_weights(models, square), fit_weights(models, torch.tensor([1.0, 2, 4]))
+    )

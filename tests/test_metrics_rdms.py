@@ -435,3 +435,16 @@ def test_errors_say_what_is_wrong(call, message):
 def test_labels_of_several_kinds_are_refused():
     with pytest.raises(TypeError, match="stimulus mixes labels"):
         rdm(normal(3, 2), stimulus=[1, "1", "a"], method="euclidean")
+
+
+@pytest.mark.parametrize("method", RDM_METHODS)
+def test_labels_of_one_stimulus_make_no_rdm(method):
+    with pytest.raises(ValueError, match="names 1 stimulus, '0'; an RDM needs 2"):
+        rdm(torch.rand(10, 6), stimulus=[0] * 10, fold=None, method=method)
+
+
+def test_bins_of_movies_keep_their_digits_in_float32_with_an_offset():
+    x = torch.randn(12, 8, 40, generator=torch.Generator().manual_seed(0)) + 1e4
+    found = rdm_movie(x, method="euclidean", bins=[(0, 20), (20, 40)])
+    exact = rdm_movie(x.double(), method="euclidean", bins=[(0, 20), (20, 40)])
+    torch.testing.assert_close(found, exact, rtol=1e-10, atol=0)

@@ -162,3 +162,27 @@ def test_errors_say_what_is_missing(brain, layer, change, recipe, message):
 def test_versions_are_two():
     with pytest.raises(ValueError, match="version is 2; there are 3"):
         MajajHong2015PLS(version=2)
+
+
+@pytest.mark.parametrize("recipe", [MajajHong2015PLS(components=6), BrainScoreRSA(), Nili2014()])
+def test_missing_trials_are_left_out_of_averages(brain, layer, recipe):
+    full = recipe(brain, layer).raw
+    gaps = brain.copy(deep=True)
+    gaps["response"][:7] = np.nan  # whole trials
+    found = recipe(gaps, layer).raw
+    assert found == pytest.approx(full, abs=0.15)
+    assert found != full
+    trials = trials_of(gaps)
+    filled = brain.isel(presentation=brain["repetition"] == 0).sortby("stimulus_id")
+    filled = filled.copy(deep=True)
+    filled["response"][:] = np.nanmean(trials, axis=0)
+    if not isinstance(recipe, MajajHong2015PLS):
+        assert recipe(filled, layer).raw == pytest.approx(found)
+
+
+@pytest.mark.parametrize("recipe", [RECIPES[name]() for name in RECIPES], ids=list(RECIPES))
+def test_a_stimulus_that_was_never_recorded_is_named(brain, layer, recipe):
+    gaps = brain.copy(deep=True)
+    gaps["response"][(brain["stimulus_id"] == "image007").values] = np.nan
+    with pytest.raises(ValueError, match="image007.*no response in any repetition"):
+        recipe(gaps, layer)

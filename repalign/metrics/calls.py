@@ -64,7 +64,9 @@ def as_tensor(x: Array, *, name: str = "x", device: Device = None) -> Tensor:
             raise TypeError(
                 f"{name} is {type(x).__name__} of {array.dtype}; expected an array of real numbers."
             )
-        x = torch.from_numpy(array if array.dtype.isnative else array.astype(array.dtype.type))
+        native = array if array.dtype.isnative else array.astype(array.dtype.type)
+        backward = min(native.strides, default=0) < 0  # which torch has no view of
+        x = torch.from_numpy(native.copy() if backward else native)
     if x.is_complex():
         raise TypeError(f"{name} holds complex numbers; expected real ones. Take their magnitude.")
     where = x.device if device is None else pick_device(device)
@@ -151,6 +153,8 @@ def as_responses(
     if not needs.differentiable:
         tensor = tensor.detach()
     dims = tensor.ndim - batch_dims
+    if batch_dims < 0:
+        raise ValueError(f"batch_dims is {batch_dims}; expected 0 or more.")
     if dims not in (2, 3) or 0 in tensor.shape:
         batch = f" after {batch_dims} batch dimensions" if batch_dims else ""
         raise ValueError(

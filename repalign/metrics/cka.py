@@ -181,7 +181,7 @@ def _rbf_gram(
     return similar + torch.eye(len(x), dtype=similar.dtype, device=similar.device)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CKA:
     """Centred kernel alignment: the normalised similarity of two Gram matrices.
 
@@ -245,6 +245,8 @@ class CKA:
     def __post_init__(self) -> None:
         """Check the parameters."""
         check_choice(self.kernel, KERNELS, "kernel")
+        if not isinstance(self.debiased, bool):
+            raise TypeError(f"debiased is {self.debiased!r}; expected True or False.")
         if self.kernel == "linear" and self.bandwidth != 1:
             raise ValueError(
                 f"bandwidth={self.bandwidth} does not apply to the linear kernel; leave it out, or "
@@ -258,8 +260,8 @@ class CKA:
 
     @property
     def minimum_stimuli(self) -> int:
-        """Fewest stimuli: debiased HSIC divides by n − 3."""
-        return 4 if self.debiased else 2
+        """Fewest stimuli: debiased HSIC divides by n − 3; of 2 stimuli biased CKA is always 1."""
+        return 4 if self.debiased else 3
 
     def __call__(
         self,

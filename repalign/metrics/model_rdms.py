@@ -18,11 +18,11 @@ from repalign.metrics.comparators import (
 from repalign.metrics.gram import in_working_precision
 from repalign.metrics.pairs import (
     MINIMUM_STIMULI,
-    as_condensed,
     check_same_pairs,
     condensed,
     shared_pairs,
     square_form,
+    stacked_rdms,
     stimulus_count,
 )
 from repalign.metrics.whitened import whiten
@@ -31,11 +31,9 @@ FITTED_METHODS = ("corr", "corr_cov", "cosine", "cosine_cov", "pearson")  # prod
 
 
 def _batch_of(x: Array, *, name: str, like: Tensor | None = None) -> Float[Tensor, "rdm pair"]:
-    """Return RDMs as rdm × pair; one condensed RDM is a batch of one."""
-    single = x.ndim == 1
+    """Return RDMs as rdm × pair, in float64; one RDM is a batch of one."""
     device = None if like is None else like.device
-    rdms = as_condensed(x, name=name, batch_dims=0 if single else 1, device=device)
-    return in_working_precision(rdms[None] if single else rdms).detach()
+    return in_working_precision(stacked_rdms(x, name=name, device=device)).detach()
 
 
 def _fit_inputs(models: Array, data: Array) -> tuple[Tensor, Tensor]:

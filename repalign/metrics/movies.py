@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repalign.metrics.calls import Array, Device, as_tensor
+from repalign.metrics.gram import in_working_precision
 from repalign.metrics.presentations import Labels
 from repalign.metrics.rdms import rdm
 
@@ -76,7 +77,9 @@ def rdm_movie(
         frames = tensor.movedim(-1, 0)
     else:
         chosen = [_times_of(which, tensor.shape[-1]) for which in bins]
-        frames = torch.stack([tensor[..., times].mean(-1) for times in chosen])
+        frames = torch.stack(
+            [in_working_precision(tensor[..., times]).mean(-1) for times in chosen]
+        )
     return rdm(
         frames,
         method=method,

@@ -54,7 +54,7 @@ def neighbour_weights(
 
 
 def _check_k(k: int) -> None:
-    if k < 1:
+    if not isinstance(k, int) or k < 1:
         raise ValueError(f"k is {k}; expected 1 or more neighbours. Use 10.")
 
 

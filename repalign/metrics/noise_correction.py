@@ -97,6 +97,7 @@ def noise_corrected(
     Reference:
         Spearman 1904, https://doi.org/10.2307/1412159
     """
+    r_xy = as_tensor(r_xy, name="r_xy")
     x, y = (torch.as_tensor(r, dtype=r_xy.dtype, device=r_xy.device) for r in (r_xx, r_yy))
     reliable = (x > 0) & (y > 0)
     return torch.where(reliable, r_xy / (x * y).abs().sqrt(), torch.nan)

@@ -84,6 +84,8 @@ def as_condensed(
         TypeError: no real numbers.
     """
     rdm = as_tensor(x, name=name, device=device)
+    if batch_dims < 0:
+        raise ValueError(f"batch_dims is {batch_dims}; expected 0 or more.")
     dims = rdm.ndim - batch_dims
     square = dims == 2 and rdm.shape[-1] == rdm.shape[-2]
     if (dims != 1 and not square) or 0 in rdm.shape:
@@ -108,6 +110,23 @@ def as_condensed(
             "stimuli."
         )
     return rdm
+
+
+def stacked_rdms(
+    x: Array, *, name: str = "rdms", device: Device = None
+) -> Float[Tensor, "rdm pair"]:
+    """Return one RDM or several as rdm × pair: condensed, square, or a stack of either.
+
+    Two equal dimensions are one square RDM if it is symmetric with a diagonal of 0 (or NaN).
+    """
+    rdms = as_tensor(x, name=name, device=device)
+    square = rdms.ndim == 2 and rdms.shape[0] == rdms.shape[1]
+    if square:
+        filled = rdms.detach().nan_to_num()
+        square = bool((filled == filled.mT).all()) and not bool(filled.diagonal().any())
+    if rdms.ndim == 1 or square:
+        return as_condensed(rdms, name=name)[None]
+    return as_condensed(rdms, name=name, batch_dims=1)
 
 
 def check_same_pairs(a: Float[Tensor, "*batch pair"], b: Float[Tensor, "*batch pair"]) -> None:

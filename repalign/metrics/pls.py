@@ -70,7 +70,7 @@ def pls_weights(
 
     Reference:
         Dayal & MacGregor 1997,
-        https://doi.org/10.1002/(SICI)1099-128X(199701)11:1<73::AID-CEM435>3.0.CO;2-#
+        https://doi.org/10.1002/(SICI)1099-128X(199701)11:1%3C73::AID-CEM435%3E3.0.CO;2-%23
     """
     weights, cross = torch.zeros_like(cross), cross.clone()
     rounding = max(cross.shape) * torch.finfo(cross.dtype).eps
@@ -150,8 +150,8 @@ class PLS(Predictivity):
 
     Reference:
         Dayal & MacGregor 1997,
-        https://doi.org/10.1002/(SICI)1099-128X(199701)11:1<73::AID-CEM435>3.0.CO;2-#; as a score
-        of models of the brain: Yamins et al. 2014, https://doi.org/10.1073/pnas.1403112111
+        https://doi.org/10.1002/(SICI)1099-128X(199701)11:1%3C73::AID-CEM435%3E3.0.CO;2-%23;
+        as a score of models of the brain: Yamins et al. 2014, https://doi.org/10.1073/pnas.1403112111
     """
 
     folds: int = 10
@@ -161,13 +161,13 @@ class PLS(Predictivity):
     mapping: ClassVar[str] = "= ȳ + (x − x̄)ᵀR diag(1/‖t‖²) TᵀY"
     reference: ClassVar[str] = (
         "Dayal & MacGregor 1997, "
-        "https://doi.org/10.1002/(SICI)1099-128X(199701)11:1<73::AID-CEM435>3.0.CO;2-#"
+        "https://doi.org/10.1002/(SICI)1099-128X(199701)11:1%3C73::AID-CEM435%3E3.0.CO;2-%23"
     )
 
     def __post_init__(self) -> None:
         """Check the parameters."""
         super().__post_init__()
-        if self.components < 1:
+        if not isinstance(self.components, int) or self.components < 1:
             raise ValueError(f"components is {self.components}; expected 1 or more. Use 25.")
 
     def prepare(self, x: Float[Tensor, "stimulus feature"]) -> Float[Tensor, "stimulus column"]:

@@ -58,6 +58,9 @@ class Predictivity(ABC):
 
     def __post_init__(self) -> None:
         """Check the parameters."""
+        for name, value in (("folds", self.folds), ("seed", self.seed)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} is {value!r}; expected a whole number.")
         if self.folds < 2:
             raise ValueError(f"folds is {self.folds}; cross-validation needs 2 or more. Use 5.")
         check_choice(self.score, SCORES, "score")

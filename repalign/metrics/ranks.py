@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from repalign.metrics.calls import as_tensor
 from repalign.metrics.gram import centre, in_working_precision
 
 
@@ -45,7 +46,7 @@ def average_ranks(x: Float[Tensor, "*batch value"]) -> Float[Tensor, "*batch val
         >>> average_ranks(torch.tensor([30.0, 10.0, 30.0, 20.0]))
         tensor([3.5000, 1.0000, 3.5000, 2.0000], dtype=torch.float64)
     """
-    ascending, order = in_working_precision(x).sort(-1)
+    ascending, order = in_working_precision(as_tensor(x)).sort(-1)
     first, last = tie_bounds(ascending)
     middle = (first + last).to(ascending.dtype) / 2 + 1
     ranks = torch.empty_like(ascending).scatter_(-1, order, middle)

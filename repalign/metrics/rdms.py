@@ -47,6 +47,10 @@ def _of_presentations(
     presentations: Presentations, *, method: str, options: Options
 ) -> Float[Tensor, "pair"]:
     kind = RDM_METHODS[method]
+    if presentations.n_stimuli < Repeated.minimum_stimuli:
+        raise ValueError(
+            f"stimulus= names 1 stimulus, {presentations.names[0]!r}; an RDM needs 2 or more."
+        )
     if kind.of_patterns is not None and not presentations.ragged:
         return kind.of_patterns(averages(presentations), options)
     if kind.of_presentations is None:
@@ -119,9 +123,11 @@ def rdm(
 
     Note:
         Values equal rsatoolbox's ``calc_rdm``, but ``poisson_cv`` averages over folds where it
-        keeps the last one. Designs that are not balanced follow its ``calc_rdm_unbalanced``: all
-        pairs of presentations in different folds weigh the same. Then, or where presentations of
-        different stimuli lack different neuroids, a constant added to all patterns changes the
+        keeps the last one. For designs that are not balanced, euclidean, mahalanobis and crossnobis
+        follow its ``calc_rdm_unbalanced``, where all pairs of presentations in different folds
+        weigh the same (it orders stimuli as they appear); correlation, cosine and poisson average
+        each stimulus' presentations, poisson_cv those within a fold. Then, or where presentations
+        of different stimuli lack different neuroids, a constant added to all patterns changes the
         value: subtract each neuroid's baseline first.
 
     Example:

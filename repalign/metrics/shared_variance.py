@@ -17,6 +17,7 @@ from repalign.metrics.pairs import (
     check_same_pairs,
     shared_pairs,
     square_form,
+    stacked_rdms,
     stimulus_count,
 )
 from repalign.metrics.resampled import draw_multiplicities, weighted_spread
@@ -45,7 +46,8 @@ def partial_correlation(
 
     Args:
         a, b: condensed (pair,) or square (stimulus, stimulus) RDMs.
-        given: RDMs to control for, (control, pair) or (control, stimulus, stimulus).
+        given: RDMs to control for, one or several: (control, pair) or
+            (control, stimulus, stimulus).
         method: ``"corr"`` or ``"spearman"``.
 
     Returns:
@@ -65,13 +67,12 @@ def partial_correlation(
     check_choice(method, ("corr", "spearman"), "method of partial correlation")
     first = as_condensed(a, name="a")
     second = as_condensed(b, name="b", device=first.device)
-    batch_dims = 0 if given.ndim == 1 else 1
-    controls = as_condensed(given, name="given", batch_dims=batch_dims, device=first.device)
+    controls = stacked_rdms(given, name="given", device=first.device)
     for other in (second, controls):
         check_same_pairs(first, other)
         kept = shared_pairs(first, other)
     scaled = comparator_named(method).scaled
-    fixed = scaled(controls.reshape(-1, controls.shape[-1])[:, kept])
+    fixed = scaled(controls[:, kept])
     u, v = (_residual(scaled(x[kept]), fixed) for x in (first, second))
     value: Tensor = torch.dot(u, v) / (u.norm() * v.norm())
     return value
@@ -173,10 +174,9 @@ def partial_correlation_interval(
     _check_confidence(confidence)
     value = float(partial_correlation(a, b, given, method=method))
     first = as_condensed(a, name="a")
-    batch_dims = 0 if given.ndim == 1 else 1
-    controls = as_condensed(given, name="given", batch_dims=batch_dims, device=first.device)
+    controls = stacked_rdms(given, name="given", device=first.device)
     second = as_condensed(b, name="b", device=first.device)
-    rows = torch.stack([first, second, *controls.reshape(-1, controls.shape[-1])])
+    rows = torch.stack([first, second, *controls])
     kept = shared_pairs(rows, first)
     scaled = in_working_precision(rows).clone()
     scaled[:, kept] = comparator_named(method).scaled(rows[:, kept])
