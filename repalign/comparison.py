@@ -7,6 +7,7 @@ match by row, and the result says so.
 from __future__ import annotations
 
 import dataclasses
+import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -131,7 +132,12 @@ def compare(
             results.append(_comparison(brain, model, metric, value, interval, bounds, null, seed))
     responses = any(b.n_neuroids is not None and not b.is_network for b in brains)
     if choice == "auto" and responses and not any(ceilings):
-        note += f"; no noise ceiling: it needs {MINIMUM_REPEATED} or more stimuli with repetitions"
+        needed = f"it needs {MINIMUM_REPEATED} or more stimuli with repetitions"
+        repeated = any(brain.repeats is not None for brain in brains)
+        unknown = f"none is known for {metric.name} as it is set"
+        note += (
+            f"; no noise ceiling: {unknown if repeated and not has_split_half(metric) else needed}"
+        )
     return Comparisons(tuple(results), note)
 
 
@@ -181,6 +187,8 @@ def _null(
     generator = torch.Generator().manual_seed(seed)
     orders = (torch.randperm(len(brain.ids), generator=generator) for _ in range(draws))
     values = [_value(metric, take_stimuli(brain.prepared, o), model.prepared) for o in orders]
+    if not all(map(math.isfinite, values)):
+        return None, None
     return statistics.fmean(values), statistics.stdev(values) if draws > 1 else None
 
 

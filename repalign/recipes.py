@@ -78,7 +78,10 @@ class Recipe(Protocol):
 def _matched(recording: xr.Dataset, activations: xr.Dataset, name: str) -> list[str]:
     """The shared stimuli, sorted by id: the order in which the published code splits them."""
     if STIMULUS not in recording.coords or STIMULUS not in activations.coords:
-        raise ValueError(f"{name} matches stimuli by id; give both sides a stimulus_id coordinate")
+        raise ValueError(
+            f"{name} matches stimuli by id; give both sides a stimulus_id coordinate. Features in"
+            " an array get theirs from a model card with source = 'features' and stimulus_ids"
+        )
     ids, _ = shared_stimuli(recording, activations)
     return sorted(ids) if isinstance(ids, list) else []
 

@@ -112,13 +112,26 @@ def _labels(rows: Rows) -> list[str]:
         {k: str(v) for k, v in row["metric_parameters"].items() if k not in NO_PARAMETERS}
         for row in rows
     ]
+    defaults = _default_parameters(row["metric"] for row in rows)
     labels = []
     for row, own in zip(rows, given, strict=True):
         others = [g for r, g in zip(rows, given, strict=True) if r["metric"] == row["metric"]]
-        differ = [k for k in own if len({other.get(k) for other in others}) > 1]
+        usual = defaults.get(row["metric"], own)
+        differ = [
+            k
+            for k in own
+            if len({other.get(k) for other in others}) > 1 or own[k] != usual.get(k, own[k])
+        ]
         said = ", ".join(f"{k}={own[k]}" for k in differ)
         labels.append(f"{row['metric']}: {said}" if said else row["metric"])
     return labels
+
+
+def _default_parameters(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    from repalign.metrics import METRICS
+
+    known = {name: METRICS[name]() for name in set(names) if name in METRICS}
+    return {name: {k: str(v) for k, v in vars(one).items()} for name, one in known.items()}
 
 
 def _grouped(rows: Rows, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:

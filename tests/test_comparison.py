@@ -373,3 +373,28 @@ def test_v4_is_predicted_from_block_5(data_folder: Path) -> None:
     assert result.value == pytest.approx(reference, abs=0.02)
     assert result.ceiling_kind is None
     assert (result.n_stimuli, result.n_neuroids) == (400, 70)
+
+
+def test_undefined_values_are_none_and_so_are_their_nulls() -> None:
+    flat, other = np.ones((20, 5)), np.random.default_rng(0).normal(size=(20, 6))
+    for metric in (ra.CKA(), ra.Procrustes(), ra.METRICS["cca"]()):
+        row = compare(flat, other, metric)[0].row()
+        assert (row["value"], row["null_mean"], row["null_sd"]) == (None, None, None)
+
+
+def test_the_null_is_what_shuffled_stimuli_score() -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(20, 5)), random.normal(size=(20, 300))
+    biased = compare(x, y, ra.CKA(debiased=False))[0]
+    assert biased.null_mean is not None
+    assert biased.null_mean > 0.3
+    assert abs(biased.value - biased.null_mean) < 5 * biased.null_sd
+    assert compare(x, y, ra.CKA(), null_draws=0)[0].null_mean is None
+    assert abs(compare(x, y, ra.CKA())[0].null_mean) < 0.1
+
+
+def test_a_missing_ceiling_has_its_own_reason() -> None:
+    trials = np.random.default_rng(0).normal(size=(4, 20, 6))
+    found = compare(trials, trials[0], ra.RSA(rdm="crossnobis", model_rdm="euclidean"))
+    assert "no noise ceiling: none is known for rsa as it is set" in found.note
+    assert "it needs 4 or more stimuli" in compare(trials[0], trials[1], ra.RSA()).note

@@ -89,10 +89,13 @@ def check_finite(x: Tensor, *, name: str = "x") -> None:
     finite = x.detach().isfinite()
     if bool(finite.all()):  # a sum that overflows
         return
-    rows = (~finite).any(-1).reshape(-1, x.shape[-2]).any(0).nonzero()[:, 0].tolist()
-    shown = ", ".join(map(str, rows[:5])) + (", …" if len(rows) > 5 else "")
+    bad = (~finite).reshape(-1, *x.shape[-2:]).any(0)
+    places = {"rows": bad.any(1), "neuroids": bad.any(0)}
+    where, which = min(places.items(), key=lambda place: int(place[1].sum()))
+    first = which.nonzero()[:, 0].tolist()
+    shown = ", ".join(map(str, first[:5])) + (", …" if len(first) > 5 else "")
     raise ValueError(
-        f"{name} has {int((~finite).sum())} values that are NaN or infinite, in rows {shown}. "
+        f"{name} has {int((~finite).sum())} values that are NaN or infinite, in {where} {shown}. "
         "Leave out these stimuli, or the neuroids concerned; a missing repetition is NaN in all "
         "neuroids."
     )

@@ -7,8 +7,8 @@ from typing import Any
 from repalign.metrics import COMPARATORS, METRICS, RDM_METHODS, Metric
 
 COLUMNS = (
-    *("metric", "formula", "kind", "range", "invariances", "differentiable", "needs"),
-    "reference",
+    *("metric", "kind", "range", "invariances", "differentiable", "needs"),
+    *("formula", "reference"),
 )
 
 

@@ -293,6 +293,8 @@ def variance_partitioning(
         Seibold & McPhee 1979, https://doi.org/10.1111/j.1468-2958.1979.tb00649.x; of RDMs:
         Groen et al. 2018, https://doi.org/10.7554/eLife.32962
     """
+    if not isinstance(models, Mapping):
+        raise TypeError(f"models is a {type(models).__name__}; expected a dict of name → RDM.")
     if not 1 <= len(models) <= MODELS_PARTITIONED:
         raise ValueError(
             f"{len(models)} models were given; variance is partitioned between 1 to "
