@@ -71,7 +71,7 @@ class _Rows(NamedTuple):
 def _sum_across_folds(a: Tensor, b: Tensor, rows: _Rows) -> Float[Tensor, "stimulus stimulus"]:
     """Return for each two stimuli Σ a·b over their rows in different folds (or all, without)."""
     n, stimulus = rows.n_stimuli, rows.stimulus
-    total = sums_by(a, stimulus, n) @ sums_by(b, stimulus, n).mT
+    total = product(sums_by(a, stimulus, n), sums_by(b, stimulus, n).mT)
     if rows.fold is None:
         return total
     order = rows.fold.argsort()
@@ -79,7 +79,7 @@ def _sum_across_folds(a: Tensor, b: Tensor, rows: _Rows) -> Float[Tensor, "stimu
     within = torch.zeros_like(total)
     for members in torch.split(order, sizes):
         place = stimulus[members]
-        products = a[members] @ b[members].mT
+        products = product(a[members], b[members].mT)
         within = within.index_put((place[:, None], place), products, accumulate=True)
     return total - within
 
@@ -90,11 +90,11 @@ def _mean_of_ratios(rows: _Rows) -> Float[Tensor, "stimulus stimulus"]:
     total, count = rows.a.new_zeros(n, n), rows.a.new_zeros(n, n)
     size = max(1, BLOCK_ELEMENTS // len(stimulus))
     for part in torch.split(torch.arange(len(stimulus), device=stimulus.device), size):
-        weight = rows.weight[part] @ rows.weight.mT
+        weight = product(rows.weight[part], rows.weight.mT)
         used = weight > 0
         if rows.fold is not None:
             used = used & (rows.fold[part, None] != rows.fold)
-        ratio = (rows.a[part] @ rows.b.mT / weight.clamp(min=1)).where(used, 0)
+        ratio = (product(rows.a[part], rows.b.mT) / weight.clamp(min=1)).where(used, 0)
         for target, values in ((total, ratio), (count, used.to(ratio.dtype))):
             by_stimulus = values.new_zeros(len(part), n).index_add(1, stimulus, values)
             target.index_add_(0, stimulus[part], by_stimulus)
@@ -158,7 +158,7 @@ def _fold_precision_distances(
     total, weight = folds.new_zeros(n, n), folds.new_zeros(n, n)
     for f, g in combinations(range(n_folds), 2):
         precision = torch.linalg.inv((covariances[f] + covariances[g]) / 2)
-        total = total + folds[f] @ precision @ folds[g].mT
+        total = total + product(product(folds[f], precision), folds[g].mT)
         weight = weight + present[f][:, None] * present[g]
     similarity = (total + total.mT) / (weight + weight.mT)
     return gram_distances(similarity) / values.shape[1]

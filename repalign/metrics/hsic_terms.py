@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.gram import centre, in_working_precision, symmetric_product
+from repalign.metrics.gram import centre, in_working_precision, product, symmetric_product
 
 ROWS = 128  # of the Gram matrices at a time: enough for full BLAS speed, little enough for a cache
 ENOUGH_LEFT = 1e-4  # share of |K|² that must survive U-centring before a quick way is trusted
@@ -71,7 +71,7 @@ class Moments:
         u = in_working_precision(x) - origin_x
         v = u if same else in_working_precision(y) - origin_y
         a, b = u.square().sum(1), v.square().sum(1)
-        uv = symmetric_product(u.mT) if same else u.mT @ v
+        uv = symmetric_product(u.mT) if same else product(u.mT, v)
         return cls(
             n=len(x),
             origin_x=origin_x,
@@ -238,7 +238,7 @@ def _gram_rows(
     centred: Tensor, added: Tensor, start: int, rows: int, *, debiased: bool
 ) -> Float[Tensor, "row column"]:
     """Return rows of a centred Gram matrix, from the diagonal on."""
-    block = in_working_precision(centred[start : start + rows] @ centred[start:].mT)
+    block = in_working_precision(product(centred[start : start + rows], centred[start:].mT))
     if debiased:
         block += added[start:]
         block += added[start : start + rows, None]
