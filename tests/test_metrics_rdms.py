@@ -392,7 +392,7 @@ def test_a_movie_is_an_rdm_at_each_time(repeats, method):
         (lambda: rdm(normal(3)), r"x has shape \(3,\); expected \(stimulus, neuroid\)"),
         (lambda: rdm(normal(1, 4)), "x has 1 stimuli; method='correlation' needs 2"),
         (lambda: rdm(normal(4, 1)), "needs 2 or more neuroids; x has 1. Use method='euclidean'"),
-        (lambda: rdm(normal(4, 3).sqrt()), "NaN or infinite, in rows"),
+        (lambda: rdm(normal(4, 3).sqrt()), "NaN or infinite, in"),
         (lambda: rdm(normal(4, 3), prior_weight=1), "prior_weight= does not apply.*poisson"),
         (lambda: rdm(normal(4, 3), fold=[0] * 4), "fold= does not apply.*crossnobis, poisson_cv"),
         (lambda: rdm(normal(4, 3), weighting="equal"), "weighting= does not apply to"),
