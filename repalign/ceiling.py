@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repalign.metrics import CKA, InnerProductMetric, Metric
-from repalign.metrics.calls import as_tensor
+from repalign.metrics.calls import as_tensor, recorded_presentations
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import median_of_defined
 from repalign.metrics.gram import centre, in_working_precision
@@ -164,16 +164,7 @@ def _recorded(
             f"responses has shape {tuple(responses.shape)}; expected repeat × stimulus × neuroid. "
             "Do not average repetitions before a split-half ceiling."
         )
-    if bool(responses.isinf().any()):
-        raise ValueError("responses has infinite values. Leave out the presentations concerned.")
-    missing = responses.isnan()
-    partial = int((missing.any(-1) & ~missing.all(-1)).sum())
-    if partial:
-        raise ValueError(
-            f"In {partial} presentations some neuroids are NaN and others are not; halves are made "
-            "of whole presentations. Select neuroids that were recorded together."
-        )
-    return ~missing.all(-1)
+    return recorded_presentations(responses, name="responses")
 
 
 def _halves(

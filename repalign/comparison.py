@@ -26,7 +26,7 @@ from repalign.ceiling import (
     split_half_ceiling,
 )
 from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
-from repalign.metrics import CKA, RSA, Metric
+from repalign.metrics import CKA, RSA, InnerProductMetric, Metric
 from repalign.metrics.calls import pick_device
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import fold_scores, median_of_defined
@@ -186,10 +186,17 @@ def _null(
         return None, None
     generator = torch.Generator().manual_seed(seed)
     orders = (torch.randperm(len(brain.ids), generator=generator) for _ in range(draws))
-    values = [_value(metric, take_stimuli(brain.prepared, o), model.prepared) for o in orders]
+    values = [_value(metric, _shuffled(metric, brain.prepared, o), model.prepared) for o in orders]
     if not all(map(math.isfinite, values)):
         return None, None
     return statistics.fmean(values), statistics.stdev(values) if draws > 1 else None
+
+
+def _shuffled(metric: Metric, prepared: Tensor, order: Tensor) -> Tensor:
+    """RDMs and Gram matrices in another order of stimuli, or responses, which may be square too."""
+    if isinstance(metric, InnerProductMetric):
+        return take_stimuli(prepared, order)
+    return prepared[..., order, :]
 
 
 def _rsa_scores(

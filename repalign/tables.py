@@ -107,31 +107,31 @@ NO_PARAMETERS = ("interval", "first")  # said of a result, not of its metric
 
 
 def _labels(rows: Rows) -> list[str]:
-    """The metric's name, with the parameters in which two metrics of that name differ."""
-    given = [
-        {k: str(v) for k, v in row["metric_parameters"].items() if k not in NO_PARAMETERS}
-        for row in rows
-    ]
-    defaults = _default_parameters(row["metric"] for row in rows)
+    """The metric's name, with the parameters that are not usual or differ between rows."""
+    values = _usual_values({row["metric"] for row in rows})
+    for row in rows:
+        for name, value in row["metric_parameters"].items():
+            values.setdefault((row["metric"], name), set()).add(json.dumps(value))
     labels = []
-    for row, own in zip(rows, given, strict=True):
-        others = [g for r, g in zip(rows, given, strict=True) if r["metric"] == row["metric"]]
-        usual = defaults.get(row["metric"], own)
-        differ = [
-            k
-            for k in own
-            if len({other.get(k) for other in others}) > 1 or own[k] != usual.get(k, own[k])
-        ]
-        said = ", ".join(f"{k}={own[k]}" for k in differ)
+    for row in rows:
+        said = ", ".join(
+            f"{name}={value}"
+            for name, value in row["metric_parameters"].items()
+            if name not in NO_PARAMETERS and len(values[row["metric"], name]) > 1
+        )
         labels.append(f"{row['metric']}: {said}" if said else row["metric"])
     return labels
 
 
-def _default_parameters(names: Iterable[str]) -> dict[str, dict[str, str]]:
+def _usual_values(metrics: set[str]) -> dict[tuple[str, str], set[str]]:
+    """The default of each parameter of the metrics that are known, as JSON."""
     from repalign.metrics import METRICS
 
-    known = {name: METRICS[name]() for name in set(names) if name in METRICS}
-    return {name: {k: str(v) for k, v in vars(one).items()} for name, one in known.items()}
+    return {
+        (metric, name): {json.dumps(value)}
+        for metric in metrics & METRICS.keys()
+        for name, value in vars(METRICS[metric]()).items()
+    }
 
 
 def _grouped(rows: Rows, keys: Sequence[str]) -> dict[tuple[Any, ...], list[Mapping[str, Any]]]:

@@ -398,3 +398,17 @@ def test_a_missing_ceiling_has_its_own_reason() -> None:
     found = compare(trials, trials[0], ra.RSA(rdm="crossnobis", model_rdm="euclidean"))
     assert "no noise ceiling: none is known for rsa as it is set" in found.note
     assert "it needs 4 or more stimuli" in compare(trials[0], trials[1], ra.RSA()).note
+
+
+def test_the_null_of_square_responses_shuffles_stimuli_only() -> None:
+    x = np.random.default_rng(0).normal(size=(20, 20))
+
+    class Order:
+        name, symmetric, needs_responses, needs_repeats = "order", True, True, False
+        minimum_stimuli, higher_is_more_similar = 2, True
+
+        def __call__(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+            return torch.corrcoef(torch.stack([a.mean(0), b.mean(0)]))[0, 1]
+
+    found = compare(x, x, Order(), ceiling=False)[0]  # type: ignore[arg-type]
+    assert found.null_mean == pytest.approx(1)

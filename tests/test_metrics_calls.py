@@ -17,8 +17,6 @@ EVERY = pytest.mark.parametrize(
 
 @EVERY
 def test_repetitions_are_averaged_and_missing_ones_left_out(metric):
-    if metric.needs_repeats:
-        pytest.skip("takes the repetitions as they are")
     x, y = normal(3, 30, 8), normal(30, 7, seed=1)
     x[1, 4] = x[0, 9] = x[2, 9] = torch.nan
     average = x.nanmean(0)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.metrics.gram import cores_for_blas, in_working_precision
+from repalign.metrics.gram import check_same_stimuli, cores_for_blas, in_working_precision
 
 Device = str | torch.device | None
 Array = Tensor | np.ndarray[Any, Any]
@@ -107,8 +107,7 @@ def recorded_presentations(
     """Return which presentations exist: one that is missing is NaN in all neuroids.
 
     Raises:
-        ValueError: presentations NaN in some neuroids only, infinite values, or a stimulus that
-            was never presented.
+        ValueError: presentations NaN in some neuroids only, or infinite values.
     """
     with cores_for_blas(x):
         sums = x.detach().sum(-1)
@@ -122,14 +121,18 @@ def recorded_presentations(
             f"In {partial} presentations of {name} some neuroids are NaN or infinite and others "
             "are not. Select neuroids that were recorded together."
         )
-    never = missing.all(-2)
+    return ~missing
+
+
+def check_presented(recorded: Float[Tensor, "*batch repeat stimulus"], *, name: str = "x") -> None:
+    """Raise a ValueError that names the first stimulus without any presentation."""
+    never = ~recorded.any(-2)
     if bool(never.any()):
         rows = never.reshape(-1, never.shape[-1]).any(0).nonzero()[:, 0].tolist()
         raise ValueError(
             f"{len(rows)} stimuli of {name} (first: row {rows[0]}) have no repetition at all. "
             "Leave them out."
         )
-    return ~missing
 
 
 def average_of_repeats(
@@ -137,6 +140,7 @@ def average_of_repeats(
 ) -> Float[Tensor, "*batch stimulus neuroid"]:
     """Return the mean over the repetitions that exist, in float64."""
     recorded = recorded_presentations(x, name=name)
+    check_presented(recorded, name=name)
     filled = in_working_precision(x).masked_fill(~recorded[..., None], 0)
     return filled.sum(-3) / recorded.sum(-2)[..., None]
 
@@ -172,7 +176,7 @@ def as_responses(
     if dims == 2:
         check_finite(tensor, name=name)
     elif needs.needs_repeats:
-        recorded_presentations(tensor, name=name)
+        check_presented(recorded_presentations(tensor, name=name), name=name)
     else:
         tensor = average_of_repeats(tensor, name=name)
     return tensor
@@ -203,11 +207,7 @@ def compare_populations(
     """
     a = as_responses(x, needs=needs, batch_dims=batch_dims, device=device)
     b = as_responses(y, needs=needs, name="y", batch_dims=batch_dims, device=a.device)
-    if a.shape[-2] != b.shape[-2]:
-        raise ValueError(
-            f"x has {a.shape[-2]} stimuli and y has {b.shape[-2]}; rows must be the same stimuli "
-            "in the same order. Align both on stimulus_id first."
-        )
+    check_same_stimuli(a, b)
     if batch_dims == 0:
         return kernel(a, b)
     try:

@@ -30,11 +30,11 @@ def check_responses(x: Tensor, *, name: str = "x", at_least: int = 2) -> None:
 
 
 def check_same_stimuli(x: Tensor, y: Tensor) -> None:
-    """Raise a ValueError unless ``x`` and ``y`` have as many rows."""
-    if x.shape[0] != y.shape[0]:
+    """Raise a ValueError unless ``x`` and ``y`` (… × stimulus × neuroid) have as many stimuli."""
+    if x.shape[-2] != y.shape[-2]:
         raise ValueError(
-            f"x has {x.shape[0]} stimuli and y has {y.shape[0]}; rows must be the same stimuli in "
-            "the same order. Align both on stimulus_id first."
+            f"x has {x.shape[-2]} stimuli and y has {y.shape[-2]}; rows must be the same stimuli "
+            "in the same order. Align both on stimulus_id first."
         )
 
 
@@ -61,8 +61,8 @@ def cores_for_blas(x: Tensor) -> Iterator[None]:
     """Keep torch to one thread where its operations alternate with numpy's BLAS, then restore it.
 
     After an operation on several threads torch's idle ones spin for some milliseconds, on the cores
-    that BLAS would use: an RDM of 500 × 2000 took 44 ms so, and 10 ms with one thread. What is
-    between the products is bound by memory, where one thread is nearly as fast.
+    that BLAS would use: small RDMs took several times as long. What is between the products is
+    bound by memory, where one thread is nearly as fast.
     """
     threads = torch.get_num_threads()
     if threads == 1 or not _on_cpu(x):

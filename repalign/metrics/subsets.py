@@ -9,12 +9,12 @@ from repalign.metrics.pairs import condensed, square_form
 def take_stimuli(prepared: Tensor, rows: Int[Tensor, "chosen"]) -> Tensor:
     """Return what preparing the responses to these stimuli would give, from what was prepared.
 
-    A condensed RDM (one dimension) gives the RDM of the chosen stimuli, a Gram matrix (square) its
-    rows and columns, and responses their rows. Metrics centre what they compare, so that a mean
-    taken over other stimuli does not matter.
+    A condensed RDM (one dimension) gives the RDM of the chosen stimuli, a Gram matrix its rows and
+    columns. Metrics centre what they compare, so that a mean taken over other stimuli does not
+    matter.
 
     Args:
-        prepared: what ``metric.prepare`` gave, or responses.
+        prepared: what an ``InnerProductMetric`` prepared.
         rows: places of the stimuli, each at most once: a subset, or a permutation.
 
     Example:
@@ -25,6 +25,4 @@ def take_stimuli(prepared: Tensor, rows: Int[Tensor, "chosen"]) -> Tensor:
     """
     if prepared.ndim == 1:
         return condensed(square_form(prepared)[rows][:, rows])
-    if prepared.shape[0] == prepared.shape[1]:
-        return prepared[rows][:, rows]
-    return prepared[rows]
+    return prepared[rows][:, rows]
