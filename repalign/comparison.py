@@ -186,7 +186,14 @@ def _null(
         return None, None
     generator = torch.Generator().manual_seed(seed)
     orders = (torch.randperm(len(brain.ids), generator=generator) for _ in range(draws))
-    values = [_value(metric, _shuffled(metric, brain.prepared, o), model.prepared) for o in orders]
+    shuffles = (_shuffled(metric, brain.prepared, order) for order in orders)
+    if isinstance(metric, Predictivity) and metric.fits_alone:
+        targets = list(shuffles)  # side by side, so that all share the folds' factorisations
+        predictions, fold = metric.predict_prepared(model.prepared, torch.cat(targets, 1))
+        scores = fold_scores(predictions, torch.cat(targets, 1), fold, score=metric.score)
+        values = median_of_defined(scores.reshape(draws, -1)).tolist()
+    else:
+        values = [_value(metric, one, model.prepared) for one in shuffles]
     if not all(map(math.isfinite, values)):
         return None, None
     return statistics.fmean(values), statistics.stdev(values) if draws > 1 else None

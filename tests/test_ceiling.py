@@ -215,7 +215,10 @@ def test_nothing_is_clamped_at_one():
         (lambda x: x[0], r"expected repeat × stimulus × neuroid.*Do not average"),
         (lambda x: x[:1], "0 of 10 stimuli have 2 or more repetitions.*Use single trials"),
         (lambda x: x[:, :3], "3 of 3 stimuli"),
-        (lambda x: x.masked_fill(x == x[1, 2, 3], torch.nan), "In 1 presentations of responses some neuroids"),
+        (
+            lambda x: x.masked_fill(x == x[1, 2, 3], torch.nan),
+            "In 1 presentations of responses some neuroids",
+        ),
     ],
 )
 def test_errors_say_what_is_wrong(change, message):

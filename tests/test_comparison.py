@@ -412,3 +412,15 @@ def test_the_null_of_square_responses_shuffles_stimuli_only() -> None:
 
     found = compare(x, x, Order(), ceiling=False)[0]  # type: ignore[arg-type]
     assert found.null_mean == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["ridge", "single-unit", "banded-ridge"])
+def test_the_null_of_neuroids_fitted_alone_is_that_of_one_shuffle_at_a_time(name: str) -> None:
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 6)), random.normal(size=(40, 9))
+    metric = ra.METRICS[name](folds=4)
+    found = compare(x, y, metric, n_resamples=0, seed=3)[0]
+    draw = torch.Generator().manual_seed(3)
+    values = [float(metric(y, x[torch.randperm(40, generator=draw).numpy()])) for _ in range(20)]
+    assert found.null_mean == pytest.approx(np.mean(values))
+    assert found.null_sd == pytest.approx(np.std(values, ddof=1))

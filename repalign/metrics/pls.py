@@ -158,6 +158,7 @@ class PLS(Predictivity):
     components: int = 25
 
     name: ClassVar[str] = "pls"
+    fits_alone: ClassVar[bool] = False
     mapping: ClassVar[str] = "= ȳ + (x − x̄)ᵀR diag(1/‖t‖²) TᵀY"
     reference: ClassVar[str] = (
         "Dayal & MacGregor 1997, "

@@ -54,6 +54,7 @@ class Predictivity(ABC):
     differentiable: ClassVar[bool] = False
     needs_responses: ClassVar[bool] = True
     needs_repeats: ClassVar[bool] = False
+    fits_alone: ClassVar[bool] = True  # each neuroid's prediction knows nothing of the others
     higher_is_more_similar: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
