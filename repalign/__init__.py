@@ -11,42 +11,74 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "CKA": "repalign.metrics",
-    "METRICS": "repalign.metrics",
-    "PLS": "repalign.metrics",
-    "RECIPES": "repalign.recipes",
-    "RSA": "repalign.metrics",
-    "Network": "repalign.networks",
-    "Procrustes": "repalign.metrics",
-    "Ridge": "repalign.metrics",
-    "Stimuli": "repalign.stimuli",
+    "ALIGNMENT_LOSSES": "repalign.regularize",
+    "AlignmentLoss": "repalign.regularize",
+    "AlignmentTerm": "repalign.regularize",
+    "APGD": "repalign.robustness",
+    "ATTACKS": "repalign.robustness",
     "average_repeats": "repalign.recording",
     "capture": "repalign.hooks",
-    "check_validity": "repalign.validity",
-    "cka_of_layers": "repalign.layer_pairs",
     "check_recording": "repalign.recording",
+    "check_validity": "repalign.validity",
+    "CKA": "repalign.metrics",
+    "cka_of_layers": "repalign.layer_pairs",
     "compare": "repalign.comparison",
+    "CONTROLS": "repalign.regularize",
+    "corruption_table": "repalign.robustness",
+    "CORRUPTIONS": "repalign.robustness",
+    "error_consistency": "repalign.robustness",
+    "FGSM": "repalign.robustness",
+    "finetune": "repalign.finetuning",
+    "goodhart_audit": "repalign.experiments",
     "ingest": "repalign.loaders",
     "list_cards": "repalign.cards",
     "load_card": "repalign.cards",
     "load_network": "repalign.networks",
     "make_recording": "repalign.recording",
+    "masking_audit": "repalign.robustness",
+    "METRICS": "repalign.metrics",
+    "Network": "repalign.networks",
     "open_store": "repalign.store",
+    "PGD": "repalign.robustness",
+    "PixelNetwork": "repalign.robustness",
+    "PLS": "repalign.metrics",
+    "Procrustes": "repalign.metrics",
+    "RECIPES": "repalign.recipes",
     "record": "repalign.activations",
+    "Ridge": "repalign.metrics",
+    "robustness_curve": "repalign.robustness",
+    "RSA": "repalign.metrics",
+    "run_experiment": "repalign.experiments",
+    "Schedule": "repalign.regularize",
     "select": "repalign.recording",
     "simulate": "repalign.simulation",
+    "Square": "repalign.robustness",
+    "Stimuli": "repalign.stimuli",
     "verify": "repalign.verification",
     "write_report": "repalign.reporting",
+    "write_training_report": "repalign.reporting.training_page",
 }
 __all__ = [
+    "ALIGNMENT_LOSSES",
+    "APGD",
+    "ATTACKS",
     "CKA",
+    "CONTROLS",
+    "CORRUPTIONS",
+    "FGSM",
     "METRICS",
+    "PGD",
     "PLS",
     "RECIPES",
     "RSA",
+    "AlignmentLoss",
+    "AlignmentTerm",
     "Network",
+    "PixelNetwork",
     "Procrustes",
     "Ridge",
+    "Schedule",
+    "Square",
     "Stimuli",
     "__version__",
     "average_repeats",
@@ -55,23 +87,33 @@ __all__ = [
     "check_validity",
     "cka_of_layers",
     "compare",
+    "corruption_table",
+    "error_consistency",
+    "finetune",
+    "goodhart_audit",
     "ingest",
     "list_cards",
     "load_card",
     "load_network",
     "make_recording",
+    "masking_audit",
     "open_store",
     "record",
+    "robustness_curve",
+    "run_experiment",
     "select",
     "simulate",
     "verify",
     "write_report",
+    "write_training_report",
 ]
 
 if TYPE_CHECKING:
     from repalign.activations import record
     from repalign.cards import list_cards, load_card
     from repalign.comparison import compare
+    from repalign.experiments import goodhart_audit, run_experiment
+    from repalign.finetuning import finetune
     from repalign.hooks import capture
     from repalign.layer_pairs import cka_of_layers
     from repalign.loaders import ingest
@@ -79,7 +121,28 @@ if TYPE_CHECKING:
     from repalign.networks import Network, load_network
     from repalign.recipes import RECIPES
     from repalign.recording import average_repeats, check_recording, make_recording, select
+    from repalign.regularize import (
+        ALIGNMENT_LOSSES,
+        CONTROLS,
+        AlignmentLoss,
+        AlignmentTerm,
+        Schedule,
+    )
     from repalign.reporting import write_report
+    from repalign.reporting.training_page import write_training_report
+    from repalign.robustness import (
+        APGD,
+        ATTACKS,
+        CORRUPTIONS,
+        FGSM,
+        PGD,
+        PixelNetwork,
+        Square,
+        corruption_table,
+        error_consistency,
+        masking_audit,
+        robustness_curve,
+    )
     from repalign.simulation import simulate
     from repalign.stimuli import Stimuli
     from repalign.store import open_store

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ import xarray as xr
 
 from repalign.activations import open_layers, record
 from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
+from repalign.choices import parse_choice
 from repalign.features import features_from_file
 from repalign.loaders import ingest
 from repalign.loaders.arrays import read_array
@@ -126,55 +125,14 @@ def select_by_text(recording: xr.Dataset, condition: str) -> xr.Dataset:
 
 def parse_metric(text: str) -> Metric:
     """``rsa:rdm=euclidean,comparator=corr`` → ``RSA(rdm="euclidean", comparator="corr")``."""
-    metric: Metric = _parse_choice(text, METRICS, "metric")
+    metric: Metric = parse_choice(text, METRICS, "metric")
     return metric
 
 
 def parse_recipe(text: str) -> Recipe:
     """``brainscore-majajhong2015-pls:version=3`` → ``MajajHong2015PLS(version=3)``."""
-    recipe: Recipe = _parse_choice(text, RECIPES, "recipe")
+    recipe: Recipe = parse_choice(text, RECIPES, "recipe")
     return recipe
-
-
-def _parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
-    name, _, options = text.partition(":")
-    if name not in choices:
-        near = difflib.get_close_matches(name, choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no {what} {name!r}; there are {', '.join(sorted(choices))}{hint}")
-    kind: Any = choices[name]
-    fields = {field.name: field for field in dataclasses.fields(kind)}
-    defaults = {k: v.default for k, v in fields.items() if v.default is not dataclasses.MISSING}
-    parameters: dict[str, Any] = {}
-    for option in filter(None, options.split(",")):
-        key, equals, value = option.partition("=")
-        if key not in fields or not equals:
-            raise ValueError(
-                f"{what} {text!r}: {option!r} is no parameter of {name};"
-                f" there are {', '.join(f'{k}={v}' for k, v in defaults.items() if k != 'alphas')}"
-            )
-        context = f"{what} {text!r}: {option!r}"
-        parameters[key] = _parse_value(value, defaults.get(key), context)
-    return kind(**parameters)
-
-
-def _parse_value(text: str, default: Any, context: str) -> Any:
-    """A parameter in the type of its default."""
-    if default is None:  # a word or a number that need not be given
-        return None if text == "none" else int(text) if text.isdecimal() else text
-    if isinstance(default, str):
-        return text
-    if isinstance(default, bool):
-        if text.lower() not in ("true", "false"):
-            raise ValueError(f"{context}: expected true or false")
-        return text.lower() == "true"
-    try:
-        if isinstance(default, tuple):
-            return tuple(float(part) for part in text.split("/"))
-        return type(default)(text)
-    except ValueError as error:
-        expected = type(default).__name__
-        raise ValueError(f"{context}: expected a value of type {expected}") from error
 
 
 def recording_rows(recording: xr.Dataset) -> list[dict[str, Any]]:

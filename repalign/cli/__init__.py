@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from repalign.cli import data, instruments, scores
+from repalign.cli import data, instruments, scores, training
 
 VERBS = (
     scores.demo,
@@ -22,6 +22,7 @@ VERBS = (
     scores.compare,
     scores.recipe,
     scores.report,
+    training.finetune,
     instruments.metrics,
     instruments.validity,
     instruments.verify,

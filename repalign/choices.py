@@ -1,0 +1,66 @@
+"""From the words of a command line or a configuration to dataclasses with parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+
+def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
+    """``name:key=value,…`` → the frozen dataclass ``choices[name]`` with these parameters.
+
+    Args:
+        text: the name, and after a colon the parameters that differ from their defaults; the
+            numbers of a tuple are parted by ``/``.
+        choices: dataclass by name.
+        what: how errors call the choice.
+
+    Raises:
+        ValueError: an unknown name or parameter, or a value of another type; all that is known is
+            listed.
+
+    Example:
+        >>> from repalign.metrics import METRICS
+        >>> parse_choice("cka:debiased=false", METRICS, "metric").debiased
+        False
+    """
+    name, _, options = text.partition(":")
+    if name not in choices:
+        near = difflib.get_close_matches(name, choices, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no {what} {name!r}; there are {', '.join(sorted(choices))}{hint}")
+    kind: Any = choices[name]
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    defaults = {k: v.default for k, v in fields.items() if v.default is not dataclasses.MISSING}
+    parameters: dict[str, Any] = {}
+    for option in filter(None, options.split(",")):
+        key, equals, value = option.partition("=")
+        if key not in fields or not equals:
+            raise ValueError(
+                f"{what} {text!r}: {option!r} is no parameter of {name};"
+                f" there are {', '.join(f'{k}={v}' for k, v in defaults.items() if k != 'alphas')}"
+            )
+        context = f"{what} {text!r}: {option!r}"
+        parameters[key] = _parse_value(value, defaults.get(key), context)
+    return kind(**parameters)
+
+
+def _parse_value(text: str, default: Any, context: str) -> Any:
+    """A parameter in the type of its default."""
+    if default is None:  # a word or a number that need not be given
+        return None if text == "none" else int(text) if text.isdecimal() else text
+    if isinstance(default, str):
+        return text
+    if isinstance(default, bool):
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{context}: expected true or false")
+        return text.lower() == "true"
+    try:
+        if isinstance(default, tuple):
+            return tuple(float(part) for part in text.split("/"))
+        return type(default)(text)
+    except ValueError as error:
+        expected = type(default).__name__
+        raise ValueError(f"{context}: expected a value of type {expected}") from error

@@ -1,0 +1,106 @@
+"""A network's layers in memory, while it is trained or just after."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import xarray as xr
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from repalign.activations import BATCH_SIZE, evaluating
+from repalign.hooks import capture
+from repalign.metrics.calls import pick_device
+from repalign.networks import Network, find_layers, preprocess
+from repalign.recording import make_activations, stimulus_ids
+from repalign.stimuli import Stimuli, open_stimuli
+
+
+def layer_responses(
+    network: Network | nn.Module,
+    stimuli: xr.Dataset | Stimuli | Float[Tensor, "image channel height width"],
+    layers: Sequence[str],
+    *,
+    stimulus_id: Sequence[str] | None = None,
+    batch_size: int = BATCH_SIZE,
+    device: str | torch.device = "auto",
+) -> dict[str, xr.Dataset]:
+    """Show stimuli to a network in evaluation mode and keep its layers in memory.
+
+    Args:
+        network: a `Network`, or any module where ``stimuli`` is a tensor.
+        stimuli: a recording with images, `Stimuli`, or a tensor that goes in as it is.
+        layers: module names or patterns.
+        stimulus_id: ids of a tensor's images; without them the activations have no ids.
+        batch_size: images a forward pass.
+        device: ``auto``, ``cuda``, ``mps`` or ``cpu``; the module returns to its own afterwards.
+
+    Returns:
+        The activations of each layer, as `repalign.record` gives them; nothing is written.
+
+    Raises:
+        TypeError: a bare module and stimuli that have to be preprocessed first.
+        ValueError: unknown layer, no images, or ids that do not fit.
+
+    Example:
+        >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+        >>> found = layer_responses(net, torch.ones(2, 1, 2, 2), ["1"], stimulus_id=["a", "b"])
+        >>> found["1"]["response"].shape
+        (2, 3)
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    module = network.module if isinstance(network, Network) else network
+    name = network.name if isinstance(network, Network) else type(network).__name__
+    if isinstance(stimuli, Tensor):
+        if stimulus_id is not None and len(stimulus_id) != len(stimuli):
+            raise ValueError(f"{len(stimulus_id)} stimulus ids for {len(stimuli)} images")
+        batches: Iterator[Tensor] = iter(torch.split(stimuli, batch_size))
+        ids = stimulus_id
+    elif not isinstance(network, Network):
+        raise TypeError(
+            "a bare module does not say how images become its input; give a repalign.Network, or"
+            " the preprocessed images as a tensor"
+        )
+    elif stimulus_id is not None:
+        raise ValueError("stimulus_id names the images of a tensor; these stimuli have ids")
+    else:
+        shown = stimuli if isinstance(stimuli, Stimuli) else _images_of(stimuli)
+        batches, ids = _preprocessed(network, shown, batch_size), shown.ids
+    names = find_layers(module, layers)
+    rows: dict[str, list[Tensor]] = {layer: [] for layer in names}
+    where = pick_device(device)
+    with evaluating(module, where), capture(module, names) as seen:
+        for batch in batches:
+            seen.clear()
+            module(batch.to(where))
+            for layer in names:
+                if layer not in seen:
+                    raise ValueError(f"layer {layer!r} is not used in the forward pass")
+                rows[layer].append(seen[layer].float().cpu())
+    return {
+        layer: make_activations(
+            torch.cat(parts).flatten(1).numpy(), ids, name, layer, parts[0].shape[1:]
+        )
+        for layer, parts in rows.items()
+    }
+
+
+def _images_of(recording: xr.Dataset) -> Stimuli:
+    images, wanted = open_stimuli(recording), stimulus_ids(recording)
+    return images if list(images.ids) == wanted else images.subset(wanted)
+
+
+def _preprocessed(network: Network, stimuli: Stimuli, batch_size: int) -> Iterator[Tensor]:
+    for start in range(0, len(stimuli), batch_size):
+        images = [
+            preprocess(
+                stimuli.image(i),
+                network.preprocessing,
+                shown_degrees=stimuli.visual_degrees,
+                field_degrees=network.visual_degrees,
+            )
+            for i in range(start, min(start + batch_size, len(stimuli)))
+        ]
+        yield torch.stack(images)

@@ -1,0 +1,211 @@
+"""What an experiment is made of: the recording in its parts, the task, networks, and teachers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from repalign.cards import load_model_card, split_twin
+from repalign.experiments.configuration import ExperimentConfig
+from repalign.loaders import ingest
+from repalign.networks import Network, load_network
+from repalign.recording import NEUROID, SUBJECT, select, stimulus_ids
+from repalign.regularize.target_responses import stimulus_labels
+from repalign.training.task_data import TaskData, load_task
+
+TEACHER_SEED = 1000  # of the baseline that teaches, so that it is none of the compared ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Materials:
+    """All that the runs of one experiment share.
+
+    Args:
+        config: of the experiment.
+        recording: all stimuli and neuroids.
+        others: further recordings that nothing is trained on, by name.
+        task: labelled images; None where there are none.
+        network: one given as an object, in place of the configuration's model.
+    """
+
+    config: ExperimentConfig
+    recording: xr.Dataset
+    others: Mapping[str, xr.Dataset]
+    task: TaskData | None
+    network: Network | None = None
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The aligned layers."""
+        assert self.config.neural is not None
+        return tuple(self.config.neural.layers)
+
+    @cached_property
+    def held_out_stimuli(self) -> tuple[str, ...]:
+        """Stimuli that no run is aligned to: the same for all of them."""
+        assert self.config.neural is not None
+        wanted = self.config.neural.held_out_stimuli
+        ids = stimulus_ids(self.recording)
+        if not isinstance(wanted, float):
+            unknown = sorted(set(wanted) - set(ids))
+            if unknown:
+                raise ValueError(f"held_out_stimuli names {unknown[0]!r}, which was not recorded")
+            return tuple(wanted)
+        order = np.random.default_rng(0).permutation(len(ids))
+        held = set(order[: round(wanted * len(ids))].tolist())
+        return tuple(name for i, name in enumerate(ids) if i in held)
+
+    @cached_property
+    def trained_stimuli(self) -> tuple[str, ...]:
+        """The other stimuli."""
+        held = set(self.held_out_stimuli)
+        return tuple(name for name in stimulus_ids(self.recording) if name not in held)
+
+    @cached_property
+    def trained_neuroids(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which neuroids are aligned to: subjects are held out, or else a share of neuroids."""
+        assert self.config.neural is not None
+        subjects = self.recording[SUBJECT].values.astype(str)
+        held = self.config.neural.held_out_subjects
+        if held:
+            unknown = sorted(set(held) - set(subjects))
+            if unknown:
+                raise ValueError(
+                    f"held_out_subjects names {unknown[0]!r}; the recording has"
+                    f" {', '.join(sorted(set(subjects)))}"
+                )
+            return ~np.isin(subjects, held)
+        count = len(subjects)
+        left_out = round(self.config.experiment.held_out_neuroids * count)
+        kept = np.ones(count, dtype=bool)
+        kept[np.random.default_rng(1).permutation(count)[:left_out]] = False
+        return kept
+
+    @cached_property
+    def trained_part(self) -> xr.Dataset:
+        """The recording's neuroids that are aligned to, with all stimuli."""
+        return self.recording.isel({NEUROID: np.flatnonzero(self.trained_neuroids)})
+
+    @cached_property
+    def labels(self) -> np.ndarray[Any, Any] | None:
+        """The class of each neural stimulus, where the configuration names a coordinate."""
+        assert self.config.neural is not None
+        name = self.config.experiment.labels or self.config.neural.labels
+        return None if name is None else stimulus_labels(self.recording, name)
+
+    @cached_property
+    def other_region(self) -> xr.Dataset | None:
+        """The recording of another region, where the configuration selects one."""
+        wanted = self.config.experiment.other_region
+        if not wanted:
+            return None
+        assert self.config.neural is not None
+        assert self.config.neural.dataset is not None
+        return select(ingest(self.config.neural.dataset), **wanted)
+
+    @property
+    def untrained(self) -> bool:
+        """Whether training begins with random weights, which then differ between seeds."""
+        if self.network is not None:
+            return "@random" in self.network.name
+        assert self.config.model is not None
+        base, twin = split_twin(self.config.model)
+        return twin is not None or load_model_card(base).weights == "random"
+
+    def start(self, seed: int) -> Network:
+        """The network before training: new random weights a seed, or the trained ones."""
+        if self.network is not None:
+            return self.network
+        assert self.config.model is not None
+        if not self.untrained:
+            return load_network(self.config.model)
+        base, twin = split_twin(self.config.model)
+        return load_network(f"{base}@random:{(twin or 0) + seed}")
+
+    def teacher(self) -> Network:
+        """The ordinary network that the configuration names, or the one before training."""
+        named = self.config.experiment.teacher
+        return load_network(named) if named else self.start(0)
+
+    def fingerprint(self) -> list[str | None]:
+        """What was read: recordings and task, by their hashes."""
+        recordings = (self.recording, *self.others.values())
+        found = [str(one.attrs.get("fingerprint")) for one in recordings]
+        return [*found, None if self.task is None else self.task.fingerprint()]
+
+    def environment(self) -> dict[str, Any]:
+        """Versions that a number may depend on."""
+        import platform
+
+        import torch
+
+        from repalign import __version__
+
+        return {
+            "repalign": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        }
+
+    def citations(self) -> list[str]:
+        """What to cite: recordings and network."""
+        found = [
+            str(one.attrs["citation"])
+            for one in (self.recording, *self.others.values())
+            if one.attrs.get("citation")
+        ]
+        if self.config.model is not None:
+            found.append(load_model_card(split_twin(self.config.model)[0]).citation)
+        return list(dict.fromkeys(filter(None, found)))
+
+    def available(self) -> set[str]:
+        """The needs of controls that are met (see `repalign.regularize.controls.NEEDS`)."""
+        found = {"teacher"}
+        if self.labels is not None:
+            found.add("labels")
+        if self.other_region is not None:
+            found.add("other_region")
+        if self.task is not None:
+            found.add("task_labels")
+        return found
+
+
+def gather_materials(
+    config: ExperimentConfig,
+    *,
+    network: Network | None = None,
+    task: TaskData | None = None,
+    target: xr.Dataset | None = None,
+    to: str | Path | None = None,
+) -> Materials:
+    """Read the recording and the task that a configuration names, where they are not given.
+
+    Raises:
+        ValueError: no [neural] section, or neither a dataset nor ``target``.
+    """
+    if config.neural is None:
+        raise ValueError("an experiment needs a [neural] section: there is nothing to align to")
+    if target is None:
+        if config.neural.dataset is None:
+            raise ValueError("neural.dataset is missing: name a recording, or pass target=")
+        target = ingest(config.neural.dataset, to=to)
+        if config.neural.select:
+            target = select(target, **config.neural.select)
+    others = {name: ingest(name, to=to) for name in config.experiment.held_out_recordings}
+    found = Materials(config=config, recording=target, others=others, task=task, network=network)
+    if task is None and config.task.data != "none":
+        task = load_task(
+            config.task.data,
+            preprocessing=found.start(0).preprocessing,
+            validation=config.task.validation,
+            root=config.task.root,
+            download=config.task.download,
+        )
+    return Materials(config=config, recording=target, others=others, task=task, network=network)

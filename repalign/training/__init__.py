@@ -1,0 +1,1 @@
+"""Training: task data, objective, loop, checkpoints and the weights that come out."""

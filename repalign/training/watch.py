@@ -1,0 +1,60 @@
+"""What validation has shown so far: what is best, and when to stop."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from repalign.training.sections import TrainingSection
+
+
+@dataclass
+class Watch:
+    """The best values of validation, and how long ago anything improved.
+
+    With the monitor ``both`` anything that improves counts as progress, so training stops only
+    when neither does; the best weights are those with the greatest sum of the two.
+
+    Args:
+        task, alignment: the best values so far, larger being better.
+        idle: validations in a row that improved nothing.
+        best: step, value and monitor of the best weights.
+    """
+
+    task: float = -math.inf
+    alignment: float = -math.inf
+    idle: int = 0
+    best: dict[str, Any] = field(default_factory=dict)
+
+    def see(self, scores: dict[str, float | None], training: TrainingSection, step: int) -> bool:
+        """Take in one validation; return whether its weights are the best so far.
+
+        Args:
+            scores: of ``task`` and ``alignment``, larger being better; None: undefined.
+            training: the monitor and the smallest change that counts.
+            step: of this validation.
+        """
+        monitor, stopping = training.monitored, training.early_stopping
+        least = 0.0 if stopping is None else stopping.minimum_change
+        seen = {
+            name: -math.inf if value is None else value
+            for name, value in scores.items()
+            if monitor in (name, "both")
+        }
+        improved = [name for name, value in seen.items() if value > getattr(self, name) + least]
+        for name in improved:
+            setattr(self, name, seen[name])
+        self.idle = 0 if improved else self.idle + 1
+        value = sum(seen.values())
+        if value <= self.best.get("value", -math.inf):
+            return False
+        self.best = {"step": step, "monitor": monitor, "value": value, **scores}
+        return True
+
+    def enough(self, training: TrainingSection) -> str:
+        """Why training should stop now; empty while it should go on."""
+        stopping = training.early_stopping
+        if stopping is None or self.idle < stopping.patience:
+            return ""
+        return f"early: {stopping.monitor} has not improved for {self.idle} validations"
