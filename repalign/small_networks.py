@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -14,9 +13,9 @@ DIGITS_SIDE = 8
 class DigitsCNN(nn.Module):
     """Two convolutions and two linear layers for 8×8 images of the ten digits.
 
-    Layers `conv1` (32 maps), `conv2` (64 maps) and `hidden` (128 units) end with their ReLU;
-    `readout` gives the ten logits. Images with three channels enter as the mean of them, so that
-    grey images shown as RGB and with one channel give the same logits.
+    Layers `conv1` (32 maps), `conv2` (64 maps at every second pixel) and `hidden` (128 units) end
+    with their ReLU; `readout` gives the ten logits. Images with three channels enter as the mean
+    of them, so that grey images shown as RGB and with one channel give the same logits.
 
     Args:
         n_classes: number of logits.
@@ -45,7 +44,7 @@ class DigitsCNN(nn.Module):
         """Make the layers with torch's usual random weights."""
         super().__init__()
         self.conv1 = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU())
-        self.conv2 = nn.Sequential(nn.Conv2d(32, 64, 3, padding=1), nn.ReLU())
+        self.conv2 = nn.Sequential(nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.ReLU())
         side = DIGITS_SIDE // 2
         self.hidden = nn.Sequential(
             OrderedDict(linear=nn.Linear(64 * side * side, 128), relu=nn.ReLU())
@@ -60,7 +59,7 @@ class DigitsCNN(nn.Module):
                 " resize them, or take a network for larger images"
             )
         maps = self.conv2(self.conv1(images.mean(dim=1, keepdim=True)))
-        hidden: Tensor = self.hidden(F.max_pool2d(maps, 2).flatten(1))
+        hidden: Tensor = self.hidden(maps.flatten(1))
         logits: Tensor = self.readout(hidden)
         return logits
 

@@ -67,6 +67,22 @@ def test_linear_models_lose_eps_times_the_dual_norm(norm, dual):
     torch.testing.assert_close((model(images) - model(found))[:, 0], expected, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_gradients_that_are_views_of_one_number_are_followed(norm):
+    """The gradient of a sum is one number, expanded, which nothing may write to."""
+
+    def total(images: Tensor) -> Tensor:
+        return torch.stack([images.sum((1, 2, 3)), torch.full((len(images),), 7.9)], 1)
+
+    images, labels = torch.full((3, 1, 4, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    eps = {"Linf": 0.05, "L2": 0.2}[norm]
+    for attack in (APGD(norm=norm, steps=30, loss="ce"), PGD(norm=norm)):
+        assert (total(attack(total, images, labels, eps=eps)).argmax(1) == 1).all()
+    nothing = APGD(norm=norm, steps=30, loss="ce")(total, images, labels, eps=eps / 1000)
+    expected = images - {"Linf": eps, "L2": eps / 4}[norm] / 1000
+    torch.testing.assert_close(nothing, expected)
+
+
 class Peak(nn.Module):
     """Class 1 wins only within ``radius`` of one image, a narrow peak inside the ball."""
 

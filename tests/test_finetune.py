@@ -117,7 +117,7 @@ def configuration(out: Path, **changes: Any) -> dict[str, Any]:
 NEURAL = {"layers": ["body"], "loss": "log-cka", "batch_size": 24, "weight": 1.0}
 
 
-def run(out: Path, *, net: Network | None = None, **options: Any) -> training.FinetuneResult:
+def run(out: Path, *, net: Network | None = None, **options: Any) -> runs.FinetuneResult:
     target = options.pop("target", None)
     data = options.pop("data", None) or task()
     resume = options.pop("resume", True)
@@ -239,7 +239,7 @@ def test_without_task_labels_the_original_is_kept_close(tmp_path: Path, recordin
     start = network(norm=False, dropout=0.0).module.eval()
     x = images(64, 5).images
 
-    def divergence(done: training.FinetuneResult) -> float:
+    def divergence(done: runs.FinetuneResult) -> float:
         with torch.no_grad():
             before = start(x).log_softmax(1)
             after = done.network.module(x).log_softmax(1)

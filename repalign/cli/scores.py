@@ -27,6 +27,14 @@ from repalign.cli.options import (
 
 
 def demo(
+    train: Annotated[
+        bool,
+        typer.Option(
+            "--train",
+            help="Train networks toward a simulated robust population and toward controls, attack"
+            " them, and report (some minutes).",
+        ),
+    ] = False,
     data: Annotated[
         str,
         typer.Option(
@@ -36,7 +44,9 @@ def demo(
     ] = "simulated",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder of the report; by default repalign-demo, with the data's name."),
+        typer.Option(
+            help="Folder of the report; by default repalign-demo, with the data's name or -train."
+        ),
     ] = None,
     to: To = None,
     mirror: Mirror = None,
@@ -44,7 +54,26 @@ def demo(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Run the whole path once: recording to Zarr, three models, metrics, figure and report."""
+    """Run the whole path once: recording to Zarr, three models, metrics, figure and report.
+
+    With --train: networks drawn to a robust population and to controls, attacked, and reported.
+    """
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr)
+
+    if train:
+        if data != "simulated" or mirror is not None:
+            raise ValueError("--train simulates its recording: leave out --data and --mirror")
+        from repalign.tables import print_records
+        from repalign.training_demonstration import demonstrate_training
+
+        where = out or "repalign-demo-train"
+        trained = demonstrate_training(out=where, to=to, device=device, say=say)
+        print_records(trained.table, list(trained.table[0]), as_json=as_json)
+        if not as_json:
+            print(f"{trained.verdict}\nreport: {trained.report}   ({trained.seconds:.0f} s)")
+        return
     from repalign.demonstration import demonstrate
     from repalign.tables import print_rows
 
@@ -55,7 +84,7 @@ def demo(
         mirror=mirror,
         offline=offline or None,
         device=device,
-        say=lambda line: print(line, file=sys.stderr),
+        say=say,
     )
     print_rows(done.rows, as_json=as_json, only_best=True)
     if not as_json:

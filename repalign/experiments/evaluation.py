@@ -19,7 +19,7 @@ from repalign.metrics import Metric
 from repalign.networks import Network, preprocess
 from repalign.recording import NEUROID, stimulus_ids
 from repalign.regularize.objectives import MetricObjective, as_objective
-from repalign.robustness import PixelNetwork
+from repalign.robustness import Attack, PixelNetwork
 from repalign.robustness.corruption_tables import corruption_table
 from repalign.robustness.curves import robustness_curve
 from repalign.robustness.masking import GradientMaskingWarning, masking_audit
@@ -137,9 +137,10 @@ class Tests:
             curve = robustness_curve(
                 model, images, labels, attack=attack, eps=self.plan.eps, seed=seed, **how
             )
-            area = {"auc": curve.auc, "auc_low": curve.auc_low, "auc_high": curve.auc_high}
-            found["curves"] += [row | area for row in curve.rows()]
-            found["correct"][f"{curve.attack} {curve.norm}"] = curve.correct.tolist()
+            same = {"attack": attack_label(attack), "auc": curve.auc}
+            same |= {"auc_low": curve.auc_low, "auc_high": curve.auc_high}
+            found["curves"] += [row | same for row in curve.rows()]
+            found["correct"][f"{same['attack']} {curve.norm}"] = curve.correct.tolist()
         if self.plan.corruptions:
             table = corruption_table(
                 model, images, labels, corruptions=self.plan.corruptions, seed=seed, **how
@@ -163,6 +164,20 @@ class Tests:
                 )
             found["masking"] = {"passed": audit.passed, "checks": audit.rows()}
         return found
+
+
+def attack_label(attack: Attack) -> str:
+    """How figures call an attack: its steps, and its loss where that is not the cross-entropy.
+
+    Example:
+        >>> from repalign.robustness import PGD
+        >>> attack_label(PGD(steps=20)), attack_label(PGD(steps=40, loss="margin"))
+        ('PGD-20', 'PGD-40 margin')
+    """
+    count = getattr(attack, "steps", None) or getattr(attack, "queries", None)
+    loss = getattr(attack, "loss", "ce")
+    name = attack.name if attack.name == "square" else attack.name.upper()
+    return name + (f"-{count}" if count else "") + ("" if loss == "ce" else f" {loss}")
 
 
 def audited_metric(loss: str) -> Metric:

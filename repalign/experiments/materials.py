@@ -13,10 +13,10 @@ import xarray as xr
 
 from repalign.cards import load_model_card, split_twin
 from repalign.experiments.configuration import ExperimentConfig
-from repalign.loaders import ingest
 from repalign.networks import Network, load_network
 from repalign.recording import NEUROID, SUBJECT, select, stimulus_ids
 from repalign.regularize.target_responses import stimulus_labels
+from repalign.training.neural import open_target
 from repalign.training.task_data import TaskData, load_task
 
 TEACHER_SEED = 1000  # of the baseline that teaches, so that it is none of the compared ones
@@ -107,7 +107,7 @@ class Materials:
             return None
         assert self.config.neural is not None
         assert self.config.neural.dataset is not None
-        return select(ingest(self.config.neural.dataset), **wanted)
+        return select(open_target(self.config.neural.dataset), **wanted)
 
     @property
     def untrained(self) -> bool:
@@ -195,10 +195,10 @@ def gather_materials(
     if target is None:
         if config.neural.dataset is None:
             raise ValueError("neural.dataset is missing: name a recording, or pass target=")
-        target = ingest(config.neural.dataset, to=to)
+        target = open_target(config.neural.dataset, to=to)
         if config.neural.select:
             target = select(target, **config.neural.select)
-    others = {name: ingest(name, to=to) for name in config.experiment.held_out_recordings}
+    others = {name: open_target(name, to=to) for name in config.experiment.held_out_recordings}
     found = Materials(config=config, recording=target, others=others, task=task, network=network)
     if task is None and config.task.data != "none":
         task = load_task(

@@ -93,9 +93,9 @@ class _Run:
         self.rises.zero_()
         self.step_size[self.halved] /= 2
         shape = per_image(self.halved)
-        torch.where(shape, self.best_x, self.x, out=self.x)
-        torch.where(shape, self.best_x, self.last_x, out=self.last_x)
-        torch.where(shape, self.best_gradient, self.gradient, out=self.gradient)
+        self.x = torch.where(shape, self.best_x, self.x)
+        self.last_x = torch.where(shape, self.best_x, self.last_x)
+        self.gradient = torch.where(shape, self.best_gradient, self.gradient)
 
 
 @dataclass(frozen=True, kw_only=True)

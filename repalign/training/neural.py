@@ -73,7 +73,7 @@ def open_neural(
     if target is None:
         if section.dataset is None:
             raise ValueError("neural.dataset is missing: name a recording, or pass target=")
-        target = _open(section.dataset)
+        target = open_target(section.dataset)
     if is_rdm_only(target) or "response" not in target:
         raise ValueError("the target holds no responses; published RDMs cannot be trained on")
     if section.select:
@@ -95,9 +95,10 @@ def open_neural(
     return NeuralData(target=target, stimuli=stimuli, trained=trained, held_out=held_out)
 
 
-def _open(name: str) -> xr.Dataset:
+def open_target(name: str, *, to: str | Path | None = None) -> xr.Dataset:
+    """The recording of a card, ingested where that is missing, or of a store."""
     if not name.rstrip("/").endswith(".zarr"):
-        return ingest(name)
+        return ingest(name, to=to)
     layers = open_layers(Path(name))
     if len(layers) > 1:
         raise ValueError(f"{name} holds {', '.join(layers)}; give one of them: {name}/LAYER")

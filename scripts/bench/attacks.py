@@ -145,7 +145,7 @@ def bench_resnet18() -> None:
 
 
 def bench_others() -> None:
-    model, images = problem(small_network, 128, 32)
+    model, images = problem(small_network, 64, 32)
     labels = model(images).argmax(1)
     theirs = foolbox.PyTorchModel(model, bounds=(0, 1), device=DEVICE)
     classifier = wrapped_by_art(model, images)
@@ -154,31 +154,31 @@ def bench_others() -> None:
         classifier,
         eps=eps,
         eps_step=2 * eps,
-        max_iter=100,
+        max_iter=50,
         nb_random_init=1,
         batch_size=128,
         loss_type="cross_entropy",
         verbose=False,
     )
-    square = SquareAttack(classifier, eps=eps, max_iter=500, batch_size=128, verbose=False)
+    square = SquareAttack(classifier, eps=eps, max_iter=200, batch_size=128, verbose=False)
     fgsm = foolbox.attacks.LinfFastGradientAttack()
     rows = {
         "FGSM": (
             lambda: fgsm(theirs, images, labels, epsilons=eps)[1],
             lambda: FGSM()(model, images, labels, eps=eps),
         ),
-        "APGD-CE, 100 steps (ART)": (
+        "APGD-CE, 50 steps (ART)": (
             lambda: torch.from_numpy(apgd.generate(numbers, labels.cpu().numpy())),
-            lambda: APGD(loss="ce")(model, images, labels, eps=eps),
+            lambda: APGD(steps=50, loss="ce")(model, images, labels, eps=eps),
         ),
-        "Square, 500 queries (ART)": (
+        "Square, 200 queries (ART)": (
             lambda: torch.from_numpy(square.generate(numbers, labels.cpu().numpy())),
-            lambda: Square(queries=500)(model, images, labels, eps=eps),
+            lambda: Square(queries=200)(model, images, labels, eps=eps),
         ),
     }
     for title, (peer, own) in rows.items():
         functions = {"peer": synchronised(peer), "repalign": synchronised(own)}
-        results, _ = side_by_side(f"{title}, small network, batch 128", functions, repeats=4)
+        results, _ = side_by_side(f"{title}, small network, batch 64", functions, repeats=4)
         with torch.no_grad():
             left = [(model(x.to(DEVICE)).argmax(1) == labels).float() for x in results.values()]
         print(f"  accuracy left: {', '.join(f'{100 * one.mean():.1f} %' for one in left)}")
