@@ -8,7 +8,9 @@ aligning to something else does, is what the demonstration measures.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -39,10 +41,13 @@ LAYER = "hidden"
 TEACHER_EPS = 0.15
 TEACHER_SEED = 100
 N_NEUROIDS = 120
+HELD_OUT_EVERY = 3  # of the unlabelled images: neither the task nor the alignment sees them
 ATTACKS = ("pgd:steps=20", "pgd:steps=20,loss=margin")
 EPS = (0.0, 0.1, 0.15, 0.2)
 CONTROLS = ("row-shuffle", "within-class-shuffle", "gaussian", "one-hot", "non-robust-teacher")
-EPOCHS = 15
+EPOCHS = 20
+TEACHER_EPOCHS = 15
+UNLABELLED = 0.5  # share of the images that the task has no labels of; the population saw them
 OPTIMIZER = {"name": "Adam", "lr": 1e-3}
 
 
@@ -72,7 +77,7 @@ def training_config(
     seeds: Sequence[int] = (0, 1, 2),
     controls: Sequence[str] = CONTROLS,
 ) -> dict[str, Any]:
-    """The configuration of the demonstration, as a mapping: digits, 15 epochs, λ = 1.
+    """The configuration of the demonstration, as a mapping: digits, 20 epochs, λ = 1.
 
     Args:
         dataset: card of the simulated recording (see `write_robust_digits`).
@@ -85,7 +90,7 @@ def training_config(
         "name": "digits_aligned",
         "model": f"{NETWORK}@random",
         "out": str(out),
-        "task": {"data": "digits", "batch_size": 64},
+        "task": {"data": "digits", "batch_size": 64, "validation": UNLABELLED},
         "neural": {
             "dataset": str(dataset),
             "layers": [LAYER],
@@ -95,15 +100,16 @@ def training_config(
             "held_out_stimuli": held_out["held_out_stimuli"],
         },
         "optimizer": OPTIMIZER,
-        "training": {"epochs": EPOCHS, "log_every": 18},
+        "training": {"epochs": EPOCHS, "log_every": 48},
         "experiment": {
             "controls": list(controls),
             "seeds": list(seeds),
             "labels": "digit",
             "held_out_neuroids": 0.25,
             "audit_stimuli": 200,
+            "workers": min(2, os.cpu_count() or 1),
         },
-        "robustness": {"attacks": list(ATTACKS), "eps": list(EPS), "masking_images": 60},
+        "robustness": {"attacks": list(ATTACKS), "eps": list(EPS), "masking_images": 40},
     }
 
 
@@ -126,19 +132,25 @@ def demonstrate_training(
         say: told what happens, one line at a time.
     """
     begin = time.perf_counter()
-    folder = Path(to) if to is not None else default_folder()
+    home = (Path(to) if to is not None else default_folder()) / "demo" / f"robust-digits-{_key()}"
     with _one_thread():
         say(
             f"training a robust network on adversarial digits (PGD, eps {TEACHER_EPS}): the 'brain'"
         )
-        card = write_robust_digits(folder / "demo" / "robust_digits", device=device)
+        card = write_robust_digits(home / "raw", device=device)
         config = training_config(card, out, seeds=seeds, controls=controls)
         config["training"]["device"] = device
-        experiment = run_experiment(config, to=folder, say=say, progress=False)
+        experiment = run_experiment(config, to=home, say=say, progress=False)
     report = write_training_report(experiment.record, experiment.folder)
     verdict_text = conclusion(verdict(experiment.record))
     seconds = time.perf_counter() - begin
     return TrainingDemonstration(_table(experiment), verdict_text, report, experiment, seconds)
+
+
+def _key() -> str:
+    """What the simulated recording depends on, so that another version makes its own."""
+    parts = (TEACHER_EPS, TEACHER_EPOCHS, TEACHER_SEED, N_NEUROIDS, UNLABELLED, HELD_OUT_EVERY)
+    return hashlib.sha256(repr((*parts, torch.__version__)).encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
@@ -167,8 +179,8 @@ def write_robust_digits(
     """Write a simulated recording over digits as a lab would have it: npy, zip, csv and a card.
 
     Its neuroids read out the layer `hidden` of a network that was trained on adversarial digits.
-    Stimuli are the digits that the task trains on, and those of its validation part, which
-    ``truth.json`` names as held out.
+    Stimuli are the digits that the task trains on, and as many that it has no labels of; a third
+    of the latter are held out, and named in ``truth.json``.
 
     Args:
         folder: where to write; it appears whole or not at all, and is kept where it exists.
@@ -183,7 +195,7 @@ def write_robust_digits(
     if path.is_file():
         return path
     network = load_network(f"{NETWORK}@random:{TEACHER_SEED}")
-    task = load_task("digits", preprocessing=network.preprocessing)
+    task = load_task("digits", preprocessing=network.preprocessing, validation=UNLABELLED)
     with building(Path(folder)) as raw:
         teacher = train_network(
             {
@@ -192,7 +204,7 @@ def write_robust_digits(
                 "out": str(raw / "teacher"),
                 "task": {"data": "digits", "batch_size": 64},
                 "optimizer": OPTIMIZER,
-                "training": {"epochs": EPOCHS, "device": device},
+                "training": {"epochs": TEACHER_EPOCHS, "device": device},
                 "control": {"name": "adversarial-training", "eps": TEACHER_EPS},
             },
             progress=False,
@@ -212,7 +224,7 @@ def write_robust_digits(
                 archive.writestr(zipfile.ZipInfo(f"{stimulus}.png"), encode_png(pixels))
         rows = [f"{stimulus},{digit}" for stimulus, digit in zip(ids, digits.tolist(), strict=True)]
         write_file(raw / "stimuli.csv", "\n".join(["stimulus_id,digit", *rows]) + "\n")
-        truth = {"layer": LAYER, "held_out_stimuli": ids[len(task.train) :]}
+        truth = {"layer": LAYER, "held_out_stimuli": ids[len(task.train) :: HELD_OUT_EVERY]}
         write_file(raw / "truth.json", json.dumps(truth, indent=1))
         write_file(raw / f"{name}.toml", _CARD)
     return path

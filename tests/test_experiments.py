@@ -13,7 +13,6 @@ import xarray as xr
 from sklearn.datasets import load_digits
 
 import repalign as ra
-from repalign.activations import open_activations
 from repalign.cli import main
 from repalign.experiments.configuration import experiment_config
 from repalign.experiments.evaluation import attack_label, audited_metric

@@ -43,6 +43,7 @@ class ExperimentSection(_Section):
         parameters: of controls, by name.
         held_out_neuroids: share of neuroids that are not aligned to, for the audit, where no
             subjects are held out.
+        workers: processes that share the runs, and the cores, between them.
         audit_stimuli: most trained, and most held-out, stimuli that the audit looks at.
         held_out_recordings: further recordings, of other stimuli, that the audit looks at.
     """
@@ -58,6 +59,7 @@ class ExperimentSection(_Section):
     parameters: Mapping[str, Mapping[str, Any]] = Field(default_factory=dict)
     held_out_neuroids: float = Field(default=0.0, ge=0, lt=1)
     audit_stimuli: int = Field(default=500, ge=20)
+    workers: int = Field(default=1, ge=1)
     held_out_recordings: tuple[str, ...] = ()
 
     @field_validator("controls", mode="before")

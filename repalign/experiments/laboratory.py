@@ -9,10 +9,14 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +25,12 @@ import xarray as xr
 from repalign.experiments.configuration import (
     ALIGNED,
     BASELINE,
+    ExperimentConfig,
     experiment_config,
 )
 from repalign.experiments.evaluation import Tests
 from repalign.experiments.goodhart import goodhart_audit
+from repalign.experiments.jobs import Condition, Job, dose_row
 from repalign.experiments.layer_activations import layer_responses
 from repalign.experiments.materials import TEACHER_SEED, Materials, gather_materials
 from repalign.networks import Network
@@ -38,6 +44,7 @@ from repalign.training.task_data import TaskData
 TUNING_SEED = 2000
 EVALUATION = "evaluation.json"
 FORMAT = 1
+UNRELATED = {"controls", "seeds", "dose", "workers", "tune", "strengths"}  # to any one run
 
 
 @dataclass(frozen=True)
@@ -53,28 +60,6 @@ class Experiment:
     folder: Path
     record: Mapping[str, Any]
     trained: FinetuneResult
-
-
-@dataclass(frozen=True)
-class Condition:
-    """One way to train: a name, what it is, and how strongly it is applied."""
-
-    name: str
-    title: str
-    description: str
-    strength: float
-    reason: str = ""
-
-    def entry(self) -> dict[str, Any]:
-        """As the record has it."""
-        return {
-            "name": self.name,
-            "title": self.title,
-            "description": self.description,
-            "lambda": self.strength,
-            "applicable": not self.reason,
-            "reason": self.reason,
-        }
 
 
 def run_experiment(
@@ -121,17 +106,78 @@ def run_experiment(
     materials = gather_materials(config, network=network, task=task, target=target, to=to)
     lab = _Lab(materials, resume=resume, progress=progress, say=tell)
     conditions = lab.conditions()
-    runs, dose = [], []
-    for seed in config.seeds:
-        for condition in conditions:
-            if not condition.reason:
-                runs.append(lab.run(condition, seed, masking=seed == config.seeds[0]))
-    for strength in config.experiment.dose:
-        for seed in config.seeds:
-            dose.append(lab.dose(strength, seed))
+    jobs = [
+        Job(condition.name, condition.strength, seed, masking=seed == config.seeds[0])
+        for seed in config.seeds
+        for condition in conditions
+        if not condition.reason
+    ]
+    known = {(job.name, job.strength) for job in jobs}
+    extra = [
+        Job(ALIGNED, strength, seed)
+        for strength in config.experiment.dose
+        if (ALIGNED, strength) not in known
+        for seed in config.seeds
+    ]
+    if config.experiment.workers > 1:
+        if network is not None or task is not None or target is not None:
+            raise ValueError(
+                "experiment.workers runs in other processes, which read what the configuration"
+                " names: leave out network=, task= and target=, or set experiment.workers = 1"
+            )
+        run_in_processes(config, [*jobs, *extra], to=to, resume=resume, say=tell)
+        lab.resume = True
+    runs = [lab.run(job) for job in jobs]
+    dose = [dose_row(lab.run(job)) for job in extra]
+    if extra:
+        dose += [dose_row(run) for run in runs if run["condition"] in (BASELINE, ALIGNED)]
     record = lab.record(conditions, runs, dose) | {"seconds": time.perf_counter() - begin}
     write_file(lab.folder / "experiment.json", json.dumps(record, indent=1, allow_nan=True))
-    return Experiment(lab.folder, record, lab.trained(conditions[1], config.seeds[0]))
+    return Experiment(lab.folder, record, lab.trained(jobs[1]))
+
+
+def run_in_processes(
+    config: ExperimentConfig,
+    jobs: Sequence[Job],
+    *,
+    to: str | Path | None,
+    resume: bool,
+    say: Callable[[str], None],
+) -> None:
+    """Do runs in as many processes as ``experiment.workers``, each with its share of the cores.
+
+    What they find lies in the folders of the runs.
+    """
+    workers = min(config.experiment.workers, len(jobs))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    words = config.model_dump_json(exclude_unset=True)
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        pending = {pool.submit(_in_worker, words, to, resume, threads, job): job for job in jobs}
+        try:
+            for number, done in enumerate(as_completed(pending), 1):
+                done.result()
+                job = pending[done]
+                say(f"{number}/{len(jobs)} {job.name} (strength {job.strength:g}), seed {job.seed}")
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _in_worker(words: str, to: str | Path | None, resume: bool, threads: int, job: Job) -> None:
+    _lab_of_worker(words, to, resume, threads).run(job)
+
+
+@cache
+def _lab_of_worker(words: str, to: str | Path | None, resume: bool, threads: int) -> _Lab:
+    import torch
+
+    torch.set_num_threads(threads)
+    materials = gather_materials(experiment_config(json.loads(words)), to=to)
+    return _Lab(materials, resume=resume, progress=False, say=_say_nothing)
+
+
+def _say_nothing(_line: str) -> None:
+    pass
 
 
 class _Lab:
@@ -161,7 +207,7 @@ class _Lab:
             found.append(Condition(name, control.title, control.description, strength, reason))
         if not self.config.experiment.tune:
             return found
-        goal = self.run(found[1], TUNING_SEED, brief=True)["clean"]
+        goal = self.run(Job(ALIGNED, weight, TUNING_SEED, brief=True))["clean"]
         return [found[0], found[1], *(self._tuned(one, goal) for one in found[2:])]
 
     def _target_name(self) -> str:
@@ -174,8 +220,8 @@ class _Lab:
             return condition
         found = {}
         for strength in sorted(self.config.experiment.strengths):
-            candidate = Condition(condition.name, "", "", strength)
-            found[strength] = self.run(candidate, TUNING_SEED, brief=True)["clean"]
+            job = Job(condition.name, strength, TUNING_SEED, brief=True)
+            found[strength] = self.run(job)["clean"]
         best = min(found, key=lambda strength: (round(abs(found[strength] - goal), 4), -strength))
         self.say(
             f"{condition.name}: strength {best:g}, with a clean accuracy of {found[best]:.3f},"
@@ -183,92 +229,74 @@ class _Lab:
         )
         return Condition(condition.name, condition.title, condition.description, best)
 
-    def run(
-        self, condition: Condition, seed: int, *, masking: bool = False, brief: bool = False
-    ) -> dict[str, Any]:
+    def run(self, job: Job) -> dict[str, Any]:
         """Train and test one condition with one seed, unless that is done already."""
-        folder = self._folder_of(condition, seed)
-        config = self._config_of(condition, seed, folder)
+        folder = self._folder_of(job)
+        config = self._config_of(job, folder)
         words = [
             FORMAT,
             {k: v for k, v in config.to_dict().items() if k != "out"},
-            self.config.experiment.model_dump(mode="json", exclude={"controls", "seeds", "dose"}),
+            self.config.experiment.model_dump(mode="json", exclude=UNRELATED),
             self.config.robustness.model_dump(mode="json"),
             self.materials.fingerprint(),
-            masking,
-            brief,
+            job.masking,
+            job.brief,
         ]
         key = hashlib.sha256(json.dumps(words, default=str).encode()).hexdigest()
-        kept = folder / ("brief-" * brief + EVALUATION)
+        kept = folder / ("brief-" * job.brief + EVALUATION)
         if self.resume and kept.is_file():
             found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
             if found.pop("key", None) == key:
                 return found
-        self.say(f"{condition.name} (strength {condition.strength:g}), seed {seed}")
-        trained = self._train(condition, seed, config)
+        self.say(f"{job.name} (strength {job.strength:g}), seed {job.seed}")
+        trained = self._train(job, config, resume=self.resume)
         result: dict[str, Any] = {
-            "condition": condition.name,
-            "seed": seed,
-            "lambda": condition.strength,
+            "condition": job.name,
+            "seed": job.seed,
+            "lambda": job.strength,
             "clean": self.tests.clean(trained.network),
             "history": trained.history,
             "folder": str(folder.relative_to(self.folder)),
         }
-        if not brief:
-            sought = masking and self.config.robustness.masking
-            result |= self.tests.robustness(trained.network, seed=seed, masking=sought)
+        if not job.brief:
+            sought = job.masking and self.config.robustness.masking
+            result |= self.tests.robustness(trained.network, seed=job.seed, masking=sought)
             result["alignment"] = self.tests.alignment(trained.network)
         write_file(kept, json.dumps({"key": key, **result}, allow_nan=True))
         return result
 
-    def _folder_of(self, condition: Condition, seed: int) -> Path:
+    def _folder_of(self, job: Job) -> Path:
         """The run that the configuration itself describes lies in its own folder."""
         assert self.config.neural is not None
         own = (ALIGNED, self.config.neural.weight, self.config.training.seed)
-        if (condition.name, condition.strength, seed) == own:
+        if (job.name, job.strength, job.seed) == own:
             return self.folder
-        return self.folder / "runs" / f"{condition.name}-{condition.strength:g}" / f"seed-{seed}"
+        return self.folder / "runs" / f"{job.name}-{job.strength:g}" / f"seed-{job.seed}"
 
-    def dose(self, strength: float, seed: int) -> dict[str, Any]:
-        """The aligned network at another λ."""
-        name = ALIGNED if strength else BASELINE
-        run = self.run(Condition(name, "", "", strength), seed)
-        trained = [r for r in run["alignment"] if r["trained_metric"] and r["stimuli"] != "trained"]
-        return {
-            "condition": ALIGNED,
-            "lambda": strength,
-            "seed": seed,
-            "clean": run["clean"],
-            "auc": run["curves"][0]["auc"],
-            "alignment": trained[0]["value"] if trained else None,
-        }
-
-    def trained(self, condition: Condition, seed: int) -> FinetuneResult:
+    def trained(self, job: Job) -> FinetuneResult:
         """The trained network of a run that is finished."""
-        return self._train(
-            condition, seed, self._config_of(condition, seed, self._folder_of(condition, seed))
-        )
+        return self._train(job, self._config_of(job, self._folder_of(job)), resume=True)
 
-    def _train(self, condition: Condition, seed: int, config: FinetuneConfig) -> FinetuneResult:
+    def _train(self, job: Job, config: FinetuneConfig, *, resume: bool) -> FinetuneResult:
         return train_network(
             config,
-            network=copy.deepcopy(self.materials.start(seed)),
+            network=copy.deepcopy(self.materials.start(job.seed)),
             task=self.materials.task,
-            target=self._target_of(condition, seed),
-            resume=self.resume,
+            target=self._target_of(job),
+            resume=resume,
             progress=self.progress,
         )
 
-    def _config_of(self, condition: Condition, seed: int, folder: Path) -> FinetuneConfig:
+    def _config_of(self, job: Job, folder: Path) -> FinetuneConfig:
         """The configuration of one run: its seed, its λ, its control."""
         assert self.config.neural is not None
-        control = CONTROLS.get(condition.name)
+        control = CONTROLS.get(job.name)
         trains = control is not None and control.kind == "training"
         own = folder == self.folder
-        weight = 0.0 if trains or condition.name == BASELINE else condition.strength
+        weight = 0.0 if trains or job.name == BASELINE else job.strength
         return self.config.for_run(
             out=str(folder),
-            name=self.config.name if own else f"{self.config.name}-{condition.name}-{seed}",
+            name=self.config.name if own else f"{self.config.name}-{job.name}-{job.seed}",
             neural=self.config.neural.model_copy(
                 update={
                     "weight": weight,
@@ -277,33 +305,33 @@ class _Lab:
                     "select": {},
                 }
             ),
-            training=self.config.training.model_copy(update={"seed": seed}),
-            control=_named(control, self._parameters(condition)) if trains else None,
+            training=self.config.training.model_copy(update={"seed": job.seed}),
+            control=_named(control, self._parameters(job)) if trains else None,
         )
 
-    def _parameters(self, condition: Condition) -> dict[str, Any]:
+    def _parameters(self, job: Job) -> dict[str, Any]:
         """Parameters of a control; those of a way to train are multiplied by its strength."""
-        control = CONTROLS[condition.name]
+        control = CONTROLS[job.name]
         parameters = {
             **(control.parameters if control.kind == "training" else {}),
-            **self.config.experiment.parameters.get(condition.name, {}),
+            **self.config.experiment.parameters.get(job.name, {}),
         }
         if control.kind == "training":
             for name in STRENGTHENED & set(parameters):
-                parameters[name] = parameters[name] * condition.strength
+                parameters[name] = parameters[name] * job.strength
         return parameters
 
-    def _target_of(self, condition: Condition, seed: int) -> xr.Dataset:
-        control = CONTROLS.get(condition.name)
+    def _target_of(self, job: Job) -> xr.Dataset:
+        control = CONTROLS.get(job.name)
         if control is None or control.kind == "training":
             return self.materials.trained_part
         return control(
             self.materials.trained_part,
-            seed=seed,
+            seed=job.seed,
             labels=self.materials.labels,
-            teacher=self._teacher(seed) if "teacher" in control.needs else None,
+            teacher=self._teacher(job.seed) if "teacher" in control.needs else None,
             other=self.materials.other_region,
-            **self._parameters(condition),
+            **self._parameters(job),
         )
 
     def _teacher(self, seed: int) -> Any:
@@ -312,10 +340,9 @@ class _Lab:
         if materials.config.experiment.teacher or not materials.untrained:
             network = materials.teacher()
         else:
-            baseline = Condition(BASELINE, "", "", 0.0)
-            folder = self.folder / "runs" / "teacher" / f"seed-{seed}"
-            config = self._config_of(baseline, TEACHER_SEED + seed, folder)
-            network = self._train(baseline, TEACHER_SEED + seed, config).network
+            baseline = Job(BASELINE, 0.0, TEACHER_SEED + seed)
+            config = self._config_of(baseline, self.folder / "runs" / "teacher" / f"seed-{seed}")
+            network = self._train(baseline, config, resume=self.resume).network
         layer = materials.layers[0]
         features = layer_responses(network, materials.recording, [layer])
         return features[layer]["response"].values

@@ -248,11 +248,12 @@ def make_alignment(
         AlignmentTerm(layer=layer, target=part, metric=section.loss, weight=1 / len(pairs))
         for layer, part in pairs
     ]
+    known = set(stimulus_ids(target))
     return AlignmentLoss(
         network,
         terms=terms,
         images=data.stimuli,
-        stimulus_ids=[name for name in data.trained if name in set(stimulus_ids(target))],
+        stimulus_ids=[name for name in data.trained if name in known],
         batch_size=section.batch_size,
         schedule=Schedule(
             warm_up=section.warm_up if weight > 0 else NEVER,
