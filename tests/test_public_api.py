@@ -46,7 +46,7 @@ RANKS = (
     {"experiments"},
     {"reporting", "tables"},
     {"finetuning"},
-    {"demonstration", "training_demonstration", "inputs"},
+    {"demonstration", "robust_digits", "training_demonstration", "inputs"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
