@@ -43,11 +43,11 @@ def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
                 f" there are {', '.join(f'{k}={v}' for k, v in defaults.items() if k != 'alphas')}"
             )
         context = f"{what} {text!r}: {option!r}"
-        parameters[key] = _parse_value(value, defaults.get(key), context)
+        parameters[key] = parse_value(value, defaults.get(key), context)
     return kind(**parameters)
 
 
-def _parse_value(text: str, default: Any, context: str) -> Any:
+def parse_value(text: str, default: Any, context: str) -> Any:
     """A parameter in the type of its default."""
     if default is None:  # a word or a number that need not be given
         return None if text == "none" else int(text) if text.isdecimal() else text

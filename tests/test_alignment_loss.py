@@ -24,6 +24,7 @@ from repalign.metrics import CKA, RSA, MutualKNN
 from repalign.networks import Network
 from repalign.recording import make_recording, response_array
 from repalign.regularize import AlignmentLoss, AlignmentTerm, Schedule, alignment, neural_pass
+from repalign.regularize.alignment_rows import pairs_over_stimuli
 from repalign.regularize.cka_bias import BiasedMetricWarning
 from repalign.scenes import make_scenes
 from repalign.stimuli import encode_png
@@ -575,3 +576,34 @@ def test_two_terms_of_one_name_are_refused() -> None:
     twice = [AlignmentTerm(layer="conv", target=TARGET, name="IT", metric=CKA())] * 2
     with pytest.raises(ValueError, match="two terms are called 'IT'"):
         AlignmentLoss(Small(), terms=twice, images=IMAGES)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_labels_are_trained_on_a_network_of_another_precision(dtype: torch.dtype) -> None:
+    model = Small().to(dtype)
+    align = make(model, labels=[i % 3 for i in range(N)])
+    align.forward_terms().labels.backward()
+    assert model.hidden.weight.grad is not None
+    assert align.labels is not None
+    assert bool(align.labels.head.weight.grad.abs().sum() > 0)
+
+
+def test_a_frozen_layer_is_said_to_train_nothing() -> None:
+    model = Small().requires_grad_(False)
+    with pytest.warns(
+        UserWarning, match="trains nothing: no parameter up to layer 'hidden'"
+    ) as said:
+        make(model)()
+    assert said[0].filename == __file__
+    make(model, metric="ridge-mse")()  # its read-out learns
+
+
+def test_evaluation_holds_a_layer_once_whatever_the_time_bins() -> None:
+    ids, bins = [f"s{i}" for i in range(N)], 5
+    align = make(Small(), target=timed(bins), images=IMAGES, batch_size=8)
+    run = lambda images: align._run(images, stop=True)  # noqa: E731
+    (pairs,) = pairs_over_stimuli(align.terms, align.batches, ids, run)
+    assert [tuple(x.shape) for x, _ in pairs] == [(N, 10)] * bins
+    assert len({x.data_ptr() for x, _ in pairs}) == 1
+    whole = align.batches.read(ids).responses[0]
+    assert all(torch.equal(y, whole[:, :, time]) for time, (_, y) in enumerate(pairs))

@@ -142,6 +142,17 @@ def test_names_take_parameters() -> None:
     assert as_objective("log-cka:eps=1e-3").eps == 1e-3
 
 
+def test_names_know_true_and_false_and_every_differentiable_metric() -> None:
+    assert as_objective("cka:log=false") == as_objective("cka")
+    assert as_objective("cka:log=true") == as_objective("log-cka")
+    half = AngularShape(alpha=0.5)
+    assert as_objective("angular-shape:alpha=0.5") == MetricObjective(metric=half)
+    with pytest.raises(ValueError, match="expected true or false"):
+        as_objective("cka:log=0")
+    with pytest.raises(ValueError, match="eps=small.*expected a value of type float"):
+        as_objective("log-cka:eps=small")
+
+
 def test_every_metric_that_says_it_is_differentiable_trains() -> None:
     x, y = normal(12, 5).requires_grad_(), normal(12, 4, seed=1)
     for kind in METRICS.values():

@@ -14,16 +14,18 @@ from sklearn.datasets import load_digits
 
 import repalign as ra
 from repalign.cli import main
-from repalign.experiments.configuration import experiment_config
+from repalign.experiments import evaluation
+from repalign.experiments.configuration import ExperimentConfig, experiment_config
 from repalign.experiments.evaluation import attack_label, audited_metric
 from repalign.experiments.laboratory import run_experiment
 from repalign.metrics import CKA, RSA
 from repalign.recording import make_recording, stimulus_ids
 from repalign.regularize import CONTROLS
 from repalign.reporting.training_page import read_experiment
-from repalign.robustness import APGD, PGD, Square
+from repalign.robustness import APGD, PGD, MaskingAudit, Square
 from repalign.stimuli import Stimuli, encode_png, stimuli_to_dataset
 from repalign.store import open_store, write_store
+from repalign.training.configuration import known_keys
 
 N_STIMULI = 160
 
@@ -164,7 +166,8 @@ def test_the_aligned_run_of_the_first_seed_lies_in_the_folder_with_its_card(
 
 def test_dose_has_every_seed_and_the_alignment_of_held_out_stimuli(experiment: Any) -> None:
     dose = experiment.record["dose"]
-    assert [(row["lambda"], row["seed"]) for row in dose] == [(0.5, 0), (0.5, 1)]
+    found = sorted((row["lambda"], row["seed"]) for row in dose)
+    assert found == [(0.0, 0), (0.0, 1), (0.5, 0), (0.5, 1), (1.0, 0), (1.0, 1)]
     assert all(row["alignment"] is not None and 0 <= row["auc"] <= 1 for row in dose)
 
 
@@ -373,3 +376,135 @@ def test_networks_are_drawn_to_a_real_v4_session_and_judged_on_another(
     assert [c["name"] for c in done.record["conditions"] if c["reason"]] == ["one-hot"]
     assert done.report is not None
     assert len(stimulus_ids(ra.ingest("cowley2023_v4_210305"))) == 400
+
+
+def test_every_key_is_documented() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "finetune.md").read_text(encoding="utf-8")
+    assert [key for key in known_keys(ExperimentConfig) if f"`{key}`" not in text] == []
+
+
+def test_attacks_that_differ_have_names_that_differ(it: xr.Dataset, tmp_path: Path) -> None:
+    words = ["pgd:steps=2", "pgd:steps=2,restarts=2"]
+    config = configuration(tmp_path, training={"steps": 2}, robustness={"attacks": words})
+    [run, _] = run_experiment(config, target=it, progress=False, say=quiet).record["runs"]
+    assert list(run["correct"]) == ["PGD-2 Linf", "PGD-2 restarts=2 Linf"]
+    assert len(run["curves"]) == 6
+    with pytest.raises(ValueError, match="attacks, each once"):
+        experiment_config(configuration(tmp_path, robustness={"attacks": ["pgd", "pgd:steps=20"]}))
+
+
+@pytest.mark.parametrize(
+    ("attack", "loss"),
+    [
+        ("apgd:steps=2", "margin"),
+        ("apgd:steps=2,loss=ce", "ce"),
+        ("pgd:steps=2,loss=dlr", "dlr"),
+        ("square:queries=2", "margin"),
+    ],
+)
+def test_masking_is_sought_with_any_attack_and_by_transfer_from_the_baseline(
+    attack: str, loss: str, it: xr.Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def audit(*_: Any, **options: Any) -> MaskingAudit:
+        asked.append(options)
+        PGD(norm=options["norm"], loss=options["loss"])  # it is known to the reference attack
+        return MaskingAudit(checks=(), eps=options["eps"], norm=options["norm"], n_images=40)
+
+    monkeypatch.setattr(evaluation, "masking_audit", audit)
+    config = configuration(
+        tmp_path, training={"steps": 2}, robustness={"attacks": [attack], "masking": True}
+    )
+    run_experiment(config, target=it, progress=False, say=quiet)
+    assert [one["loss"] for one in asked] == [loss, loss]
+    baseline, aligned = (one["surrogate"] for one in asked)
+    assert baseline is None
+    assert aligned.name == "small-baseline-0"
+
+
+def test_a_network_too_poor_for_the_masking_audit_is_reported_and_not_fatal(
+    it: xr.Dataset, tmp_path: Path
+) -> None:
+    config = configuration(tmp_path, training={"steps": 2}, robustness={"masking": True})
+    found = run_experiment(config, target=it, progress=False, say=quiet).record
+    for run in found["runs"]:
+        assert run["masking"]["passed"] is None
+        assert "the audit needs 30 or more" in run["masking"]["checks"][0]["detail"]
+
+
+def test_error_patterns_are_compared_with_people_for_every_run(
+    it: xr.Dataset, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    path = tmp_path / "people.csv"
+    # the test part of the digits has 359 images
+    answers = random.multinomial(20, np.full(10, 0.1), size=359)
+    lines = [",".join(map(str, row)) for row in [range(10), *answers]]
+    path.write_text("\n".join(lines))
+    config = configuration(
+        tmp_path / "out", training={"steps": 2}, robustness={"human_choices": str(path)}
+    )
+    record = run_experiment(config, target=it, progress=False, say=quiet).record
+    rows = record["error_patterns"]
+    assert [(row["condition"], row["seed"], row["kind"]) for row in rows] == [
+        (name, 0, kind) for name in ("baseline", "aligned") for kind in ("i1", "i2n")
+    ]
+    assert {row["n_images"] for row in rows} == {40}
+    page = ra.write_training_report(record, tmp_path / "page").read_text(encoding="utf-8")
+    assert "Consistency of error patterns with people" in page
+    path.write_text("\n".join(lines[:-1]))
+    with pytest.raises(ValueError, match="358 rows below its first line; expected 359"):
+        run_experiment(config, target=it, progress=False, say=quiet)
+    with pytest.raises(ValueError, match="human_choices needs task data"):
+        run_experiment({**config, "task": {"data": "none"}}, target=it, progress=False, say=quiet)
+
+
+def test_a_target_without_a_fingerprint_is_not_taken_for_another(
+    it: xr.Dataset, tmp_path: Path
+) -> None:
+    bare = it.drop_attrs(deep=False).assign_attrs(store=it.attrs["store"])
+    config = configuration(tmp_path, training={"steps": 2})
+    run_experiment(config, target=bare, progress=False, say=quiet)
+    other = bare.assign(response=bare["response"] + 1)
+    with pytest.raises(ValueError, match="began with another neural"):
+        run_experiment(config, target=other, progress=False, say=quiet)
+
+
+def test_no_strength_of_the_dose_is_counted_twice(it: xr.Dataset, tmp_path: Path) -> None:
+    config = configuration(tmp_path, training={"steps": 2}, experiment={"dose": [0, 0.5, 1]})
+    dose = run_experiment(config, target=it, progress=False, say=quiet).record["dose"]
+    assert sorted(row["lambda"] for row in dose) == [0.0, 0.5, 1.0]
+
+
+def test_nothing_to_test_with_is_said_before_training(it: xr.Dataset, tmp_path: Path) -> None:
+    config = configuration(tmp_path, task={"data": "none"}, neural={"held_out_stimuli": 0.0})
+    with pytest.raises(ValueError, match=r"none are held out: set neural\.held_out_stimuli"):
+        run_experiment(config, target=it, progress=False, say=quiet)
+    config = configuration(
+        tmp_path,
+        experiment={"controls": ["other-region"], "other_region": {"region": "V4"}},
+    )
+    with pytest.raises(ValueError, match=r"other_region selects from neural\.dataset"):
+        run_experiment(config, target=it, progress=False, say=quiet)
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_processes_find_what_one_finds(store: Path, tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 2):
+        config = configuration(
+            tmp_path / str(workers),
+            neural={"dataset": str(store), "select": {"region": "IT"}},
+            training={"steps": 2},
+            experiment={"controls": ["other-region"], "other_region": {"region": "V4"}}
+            | {"workers": workers},
+        )
+        found.append(run_experiment(config, progress=False, say=quiet).record["runs"])
+    names = [[run["condition"] for run in runs] for runs in found]
+    assert names == [["baseline", "aligned", "other-region"]] * 2
+    for alone, shared in zip(*found, strict=True):
+        assert shared["clean"] == pytest.approx(alone["clean"], abs=0.03)
+        values = [[row["value"] for row in run["alignment"]] for run in (alone, shared)]
+        # processes may round differently, by where arrays lie in memory
+        np.testing.assert_allclose(*values, atol=1e-4)

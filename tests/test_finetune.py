@@ -576,8 +576,77 @@ def test_a_neural_loss_that_is_not_finite_is_named(tmp_path: Path, recording) ->
     with torch.no_grad():
         net.module.body[1].weight.zero_()  # type: ignore[index, union-attr]
         net.module.body[1].bias.fill_(1.0)  # type: ignore[index, union-attr]
-    with pytest.raises(ValueError, match="step 1, alignment term: .*body"):
+    with pytest.raises(DivergedError, match="the alignment loss is nan at step 1: .*body") as stop:
         run(tmp_path, net=net, neural=NEURAL, target=recording)
+    assert stop.value.term == "alignment"
+
+
+@pytest.mark.parametrize("loss", ["log-cka", "pairwise-similarity", "procrustes", "ridge-mse"])
+def test_an_exploding_alignment_keeps_the_last_good_checkpoint(  # type: ignore[no-untyped-def]
+    loss: str, tmp_path: Path, recording
+) -> None:
+    with pytest.raises(DivergedError, match=r"at step \d+: .*state.pt") as stop:
+        run(
+            tmp_path,
+            net=network(norm=False, dropout=0.0),
+            task={"weight": 0.0},
+            neural={**NEURAL, "loss": loss},
+            target=recording,
+            optimizer={"name": "SGD", "lr": 1e19},
+            training={"epochs": 20, "checkpoint_every": 1},
+        )
+    assert stop.value.term == "alignment" or "weight" in stop.value.term
+    state = read_state(tmp_path / "state.pt")
+    assert state is not None
+    kept = [*state["network"].values(), *state["alignment"].values()]
+    assert all(torch.isfinite(v).all() for v in kept if isinstance(v, Tensor))
+
+
+def test_a_label_loss_that_is_not_finite_is_named_after_the_task(  # type: ignore[no-untyped-def]
+    tmp_path: Path, recording
+) -> None:
+    neural = {**NEURAL, "weight": 0.0, "labels": "quarter", "label_weight": 1.0}
+    options = {"neural": neural, "target": recording, "training": {"epochs": 20}}
+    big = {"name": "SGD", "lr": 1e19}
+    for weight, term in ((0.0, "labels"), (1.0, "task")):
+        with pytest.raises(DivergedError, match=f"the {term} loss is ") as stop:
+            run(
+                tmp_path / term,
+                net=network(norm=False, dropout=0.0),
+                task={"weight": weight},
+                optimizer=big,
+                **options,
+            )
+        assert stop.value.term == term
+
+
+def test_label_geometry_stands_for_every_region(tmp_path: Path, recording) -> None:  # type: ignore[no-untyped-def]
+    layers = {"body": "IT", "block": "V4"}
+    neural = {**NEURAL, "layers": layers, "labels": "quarter", "loss": "debiased-cka"}
+    options = {"neural": neural, "target": recording, "training": {"epochs": 1}}
+    done = run(tmp_path / "a", control="one-hot", **options)
+    plain = run(tmp_path / "b", **options)
+    assert done.history[0]["val_alignment"] == plain.history[0]["val_alignment"]
+    assert done.history[1]["align_loss"] != plain.history[1]["align_loss"]
+    other = {"name": "other-region", "other": {"region": "V4"}}
+    with pytest.raises(ValueError, match="no other region stands for them all"):
+        run(tmp_path / "c", control=other, **options)
+
+
+def test_read_outs_that_nobody_trains_are_not_reported(tmp_path: Path, recording) -> None:  # type: ignore[no-untyped-def]
+    options = {
+        "target": recording,
+        "training": {"epochs": 2, "early_stopping": {"monitor": "both"}},
+    }
+    for name, changes in (("off", {"weight": 0.0}), ("shuffled", {})):
+        done = run(
+            tmp_path / name,
+            neural={**NEURAL, "loss": "ridge-mse", **changes},
+            control="row-shuffle" if name == "shuffled" else None,
+            **options,
+        )
+        assert all(row["val_alignment"] is None for row in done.history)
+        assert done.best["value"] == done.best["task"]
 
 
 def test_labels_beyond_the_outputs_are_refused_before_training(tmp_path: Path) -> None:
@@ -587,7 +656,7 @@ def test_labels_beyond_the_outputs_are_refused_before_training(tmp_path: Path) -
 
 def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     with (
-        training._alone_in(tmp_path),
+        runs._alone_in(tmp_path),
         pytest.raises(OSError, match="another run is writing into"),
     ):
         run(tmp_path)
@@ -600,6 +669,9 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
         ({"control": "row-shufle"}, "no control 'row-shufle'; there are row-shuffle"),
         ({"control": "row-shuffle"}, r"'row-shuffle' needs a \[neural\] section"),
         ({"task": {"augmentation": {"blur": {}}}}, "no augmentation 'blur'; there are colour"),
+        ({"task": {"weight": 0.0}}, "nothing is trained: task.weight is 0"),
+        ({"control": {"name": "jitter", "noise_sd": "x"}}, "noise_sd is 'x', expected a number"),
+        ({"control": {"name": "adversarial-training", "stps": 1}}, "no parameter 'stps'; there"),
         ({"training": {"precision": "16-mixed", "device": "cpu"}}, "needs a GPU; on a CPU"),
         ({"neural": NEURAL}, "neural.dataset is missing: name a recording, or pass target="),
     ],
@@ -608,6 +680,12 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 def test_what_does_not_fit_is_said(options, message: str, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ValueError, match=message):
         run(tmp_path, **options)
+
+
+def test_too_few_held_out_stimuli_are_refused_before_training(tmp_path: Path, recording) -> None:  # type: ignore[no-untyped-def]
+    neural = {**NEURAL, "loss": "debiased-cka", "held_out_stimuli": 0.05}
+    with pytest.raises(ValueError, match="3 stimuli are held out, .* needs 4 or more; raise"):
+        run(tmp_path, neural=neural, target=recording)
 
 
 def test_bfloat16_trains_and_stays_near(tmp_path: Path, recording) -> None:  # type: ignore[no-untyped-def]

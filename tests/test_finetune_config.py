@@ -79,6 +79,13 @@ def test_a_configuration_survives_json() -> None:
         (with_section("optimizer", name="Adm"), "expected one of .*did you mean 'Adam'"),
         (with_section("optimizer", name="LBFGS"), "optimizer.name = 'LBFGS': expected one of"),
         (with_section("scheduler", name="ReduceLROnPlateau"), "expected one of"),
+        (with_section("scheduler", name="LambdaLR"), "scheduler.name = 'LambdaLR': expected one"),
+        (with_section("neural", layers=["a"], loss="ridge"), "neural.loss = 'ridge': .*no gradien"),
+        (
+            with_section("neural", layers=["a"], loss="rsa:comparator=spearman"),
+            "no gradients.*comparator='bures' or 'corr'",
+        ),
+        (with_section("neural", layers=["a"], loss="ckaa"), "'ckaa' is no alignment loss"),
     ],
 )
 def test_each_mistake_is_named_with_its_remedy(data: dict[str, Any], message: str) -> None:
@@ -135,10 +142,18 @@ def test_differences_name_keys_but_not_those_that_change_no_number() -> None:
     changed = read_config(LEAST, changes=["training.epochs=2", "optimizer.lr=1.0"])
     assert changed.differences(before) == [
         "optimizer.lr was 0.001 and is 1.0",
-        "optimizer.momentum was 0.9 and is null",
-        "optimizer.nesterov was true and is null",
         "training.epochs was 3 and is 2",
     ]
+
+
+def test_a_learning_rate_alone_keeps_the_momentum() -> None:
+    config = read_config(LEAST, changes=["optimizer.lr=0.5"])
+    assert config.optimizer.parameters == {"lr": 0.5, "momentum": 0.9, "nesterov": True}
+    still = read_config(LEAST, changes=["optimizer.momentum=0"]).optimizer.parameters
+    assert still == {"lr": 0.001, "momentum": 0, "nesterov": False}
+    assert read_config(with_section("optimizer", name="Adam", lr=1)).optimizer.parameters == {
+        "lr": 1
+    }
 
 
 def test_known_keys_are_those_of_a_configuration() -> None:

@@ -26,7 +26,7 @@ def test_card_builds_a_seeded_network_with_named_layers() -> None:
     with capture(first.module, list(first.layers)) as seen:
         first.module(torch.rand(5, 3, 8, 8))
     shapes = {name: tuple(seen[name].shape[1:]) for name in first.layers}
-    assert shapes == {"conv1": (32, 8, 8), "conv2": (64, 8, 8), "hidden": (128,), "readout": (10,)}
+    assert shapes == {"conv1": (32, 8, 8), "conv2": (64, 4, 4), "hidden": (128,), "readout": (10,)}
     assert min(seen[name].min() for name in ("conv1", "conv2", "hidden")) == 0  # after the ReLU
 
 

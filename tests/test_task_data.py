@@ -251,6 +251,8 @@ def test_augmentations_keep_shape_and_range(name: str) -> None:
         ({"nois": {}}, "no augmentation 'nois'; there are .*did you mean 'noise'"),
         ({"noise": {"std": 1}}, "'noise' has no parameter 'std'; there are sd"),
         ({"noise": {"sd": 0}}, "noise: sd is 0, expected more than 0"),
+        ({"noise": {"sd": "much"}}, "'noise': sd is 'much', expected a number"),
+        ({"random_crop": {"padding": 1.5}}, "padding is 1.5, expected a whole number"),
         ({"random_crop": {"padding": 0}}, "padding is 0, expected 1 or more"),
         ({"resized_crop": {"least": 2}}, "least is 2, expected a share"),
         ({"flip": {"probability": 2}}, "probability is 2, expected 0 to 1"),

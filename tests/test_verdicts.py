@@ -235,7 +235,7 @@ def test_attacks_that_disagree_leave_the_claim_open():
     found = finding(experiment, "R1")
     assert found.passed is None
     assert found.text.endswith(
-        "By the other attacks the difference is −0.100 (Square L2). "
+        "By the other attacks the difference is −0.100 (square L2). "
         "The attacks disagree on its sign."
     )
     by_square = verdict(experiment, attack=("square", "L2"))

@@ -113,8 +113,8 @@ class RobustnessSection(_Section):
         corruptions: names of common corruptions; ``"all"``.
         masking: whether gradient masking is looked for, in the first seed of each condition.
         masking_images: most images that it is looked for with.
-        human_choices: CSV with one row a test image and one column a class, counts of human
-            choices, for the error patterns.
+        human_choices: CSV for the error patterns: a line with the names of the classes, then a
+            line of counts of human choices for each image of the test part, in its order.
     """
 
     attacks: tuple[str, ...] = ("pgd:steps=20",)
@@ -130,8 +130,9 @@ class RobustnessSection(_Section):
     @classmethod
     def _attacks(cls, value: Any) -> Any:
         words = (value,) if isinstance(value, str) else tuple(value)
-        for word in words:
-            parse_choice(word, ATTACKS, "attack")
+        attacks = [parse_choice(word, ATTACKS, "attack") for word in words]
+        if not attacks or any(one in attacks[:place] for place, one in enumerate(attacks)):
+            raise ValueError("expected one or more attacks, each once")
         return words
 
     @field_validator("eps")

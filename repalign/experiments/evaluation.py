@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,6 +15,7 @@ import xarray as xr
 from torch import Tensor
 
 from repalign.experiments.audit_rows import AUDITED_AS, AlignmentPanel, alignment_panel
+from repalign.experiments.human_choices import Counts, consistency_rows, read_choices
 from repalign.experiments.layer_activations import layer_responses
 from repalign.experiments.materials import Materials
 from repalign.metrics import Metric
@@ -20,11 +23,17 @@ from repalign.networks import Network, preprocess
 from repalign.recording import NEUROID, stimulus_ids
 from repalign.regularize.objectives import MetricObjective, as_objective
 from repalign.robustness import Attack, PixelNetwork
+from repalign.robustness.attack_losses import LOSSES
 from repalign.robustness.corruption_tables import corruption_table
 from repalign.robustness.curves import robustness_curve
-from repalign.robustness.masking import GradientMaskingWarning, masking_audit
+from repalign.robustness.masking import (
+    GradientMaskingWarning,
+    TooFewImagesError,
+    masking_audit,
+)
 from repalign.stimuli import open_stimuli
 from repalign.training.task_batches import iterate_batches
+from repalign.training.task_images import ImageSet, TaskData
 
 ALIGNED_TO = "_aligned_to"
 
@@ -45,18 +54,51 @@ class Tests:
         self.plan = materials.config.robustness
         self.device = materials.config.training.device
 
+    def check(self) -> None:
+        """Raise, before anything is trained, where there is nothing to test with.
+
+        Raises:
+            ValueError: neither task nor held-out stimuli, or human choices that do not fit.
+        """
+        if self.materials.task is None and not self.materials.held_out_stimuli:
+            raise ValueError(
+                "without task data robustness is tested on held-out stimuli, and none are held"
+                " out: set neural.held_out_stimuli = 0.2, or name task.data"
+            )
+        _ = self.choices
+
+    @cached_property
+    def choices(self) -> Counts | None:
+        """Human choices for the test images, image × class, where a file of them is named."""
+        path, task = self.plan.human_choices, self.materials.task
+        if path is None:
+            return None
+        if task is None:
+            raise ValueError("robustness.human_choices needs task data: error patterns have labels")
+        counts = read_choices(path, classes=task.classes, n_images=len(_tested(task)))
+        chosen: Counts = counts[self._rows(task)]
+        return chosen
+
+    def fingerprint(self) -> list[str | None]:
+        """What goes into a run and its tests, by hashes."""
+        answers = self.choices
+        human = None if answers is None else hashlib.sha256(answers.tobytes()).hexdigest()
+        return [*self.materials.fingerprint, human]
+
     @cached_property
     def images(self) -> tuple[Tensor, Tensor | None]:
         """Test images in pixels, and their labels: of the task, or else held-out stimuli."""
         task = self.materials.task
         if task is None:
             return self._pixels(self.materials.held_out_stimuli[: self.plan.images]), None
-        part = task.test or task.validation
-        # spread over the part, since folders are in the order of their classes
-        count = min(self.plan.images, len(part))
-        rows = np.unique(np.linspace(0, len(part) - 1, count).round().astype(int))
-        [(images, labels)] = iterate_batches(part, [rows.tolist()])
+        [(images, labels)] = iterate_batches(_tested(task), [self._rows(task).tolist()])
         return images.contiguous(), labels
+
+    def _rows(self, task: TaskData) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Which test images: spread over the part, since folders are in the order of classes."""
+        size = len(_tested(task))
+        rows = np.linspace(0, size - 1, min(self.plan.images, size)).round()
+        return np.unique(rows.astype(np.int64))
 
     def _pixels(self, ids: Sequence[str]) -> Tensor:
         shown = open_stimuli(self.materials.recording).subset(list(ids))
@@ -107,12 +149,13 @@ class Tests:
         images, labels = self.images
         if labels is None:
             labels = self._original_predictions
-        predicted = _predictions(network, images, self.plan.batch_size)
+        predicted = _logits(network, images, self.plan.batch_size).argmax(1)
         return float((predicted == labels).float().mean())
 
     @cached_property
     def _original_predictions(self) -> Tensor:
-        return _predictions(self.materials.start(0), self.images[0], self.plan.batch_size)
+        network = self.materials.start(0)
+        return _logits(network, self.images[0], self.plan.batch_size).argmax(1)
 
     def alignment(self, network: Network) -> list[dict[str, Any]]:
         """Rows of the Goodhart audit for each aligned layer."""
@@ -126,8 +169,8 @@ class Tests:
                 rows += panel.rows(activations, layer=layer)
         return rows
 
-    def robustness(self, network: Network, *, seed: int, masking: bool) -> dict[str, Any]:
-        """Curves of all attacks, corruptions, and whether gradients are masked."""
+    def robustness(self, network: Network, *, seed: int) -> dict[str, Any]:
+        """Curves of all attacks, corruptions, and error patterns beside those of people."""
         images, labels = self.images
         model = PixelNetwork.of(network)
         how: dict[str, Any] = {"device": self.device, "progress": self.progress}
@@ -146,38 +189,61 @@ class Tests:
                 model, images, labels, corruptions=self.plan.corruptions, seed=seed, **how
             )
             found["corruptions"] = table.rows()
-        if masking:
-            with warnings.catch_warnings():  # the record and the report say it, and louder
-                warnings.simplefilter("ignore", GradientMaskingWarning)
-                first = self.plan.parsed()[0]
+        if self.choices is not None:
+            assert labels is not None
+            shares = _logits(network, images, self.plan.batch_size).softmax(1)
+            found["error_patterns"] = consistency_rows(shares, self.choices, labels)
+        return found
+
+    def masking(
+        self, network: Network, *, seed: int, surrogate: Network | None = None
+    ) -> dict[str, Any]:
+        """Whether the first attack fails for masked gradients, at the middle ε of the curve."""
+        images, labels = self.images
+        first = self.plan.parsed()[0]
+        loss = getattr(first, "loss", "margin")
+        with warnings.catch_warnings():  # the record and the report say it, and louder
+            warnings.simplefilter("ignore", GradientMaskingWarning)
+            try:
                 audit = masking_audit(
-                    model,
+                    network,
                     images,
                     labels,
                     eps=self.plan.eps[len(self.plan.eps) // 2],
                     norm=first.norm,
-                    loss=getattr(first, "loss", "ce"),
+                    loss=loss if loss in LOSSES else "margin",  # the aim of targets, and of Square
+                    gradient_samples=getattr(first, "gradient_samples", 1),
+                    surrogate=surrogate,
                     n_images=self.plan.masking_images,
+                    batch_size=self.plan.batch_size,
                     seed=seed,
                     device=self.device,
                     progress=self.progress,
                 )
-            found["masking"] = {"passed": audit.passed, "checks": audit.rows()}
-        return found
+            except TooFewImagesError as error:  # a poor network is a result like any other
+                check = {"name": "enough images", "passed": None, "detail": str(error)}
+                return {"passed": None, "checks": [check]}
+        return {"passed": audit.passed, "checks": audit.rows()}
 
 
 def attack_label(attack: Attack) -> str:
-    """How figures call an attack: its steps, and its loss where that is not the cross-entropy.
+    """How figures call an attack: its steps, its loss but the cross-entropy, what else is set.
 
     Example:
         >>> from repalign.robustness import PGD
-        >>> attack_label(PGD(steps=20)), attack_label(PGD(steps=40, loss="margin"))
-        ('PGD-20', 'PGD-40 margin')
+        >>> attack_label(PGD(steps=20)), attack_label(PGD(steps=40, loss="margin", restarts=5))
+        ('PGD-20', 'PGD-40 margin restarts=5')
     """
+    parameters: Any = attack
+    name = attack.name if attack.name == "square" else attack.name.upper()
     count = getattr(attack, "steps", None) or getattr(attack, "queries", None)
     loss = getattr(attack, "loss", "ce")
-    name = attack.name if attack.name == "square" else attack.name.upper()
-    return name + (f"-{count}" if count else "") + ("" if loss == "ce" else f" {loss}")
+    words = [name + (f"-{count}" if count else "")] + [loss] * (loss != "ce")
+    for field in dataclasses.fields(parameters):
+        value = getattr(attack, field.name)
+        if field.name not in ("norm", "steps", "queries", "loss") and value != field.default:
+            words.append(f"{field.name}={value}")
+    return " ".join(words)
 
 
 def audited_metric(loss: str) -> Metric:
@@ -198,11 +264,13 @@ def _some_of(ids: Sequence[str], most: int) -> list[str]:
     return [ids[row] for row in np.sort(rows)]
 
 
-def _predictions(network: Network, images: Tensor, batch_size: int) -> Tensor:
+def _tested(task: TaskData) -> ImageSet:
+    return task.test or task.validation
+
+
+def _logits(network: Network, images: Tensor, batch_size: int) -> Tensor:
     module = PixelNetwork.of(network).eval()
     home = next((p.device for p in network.module.parameters()), torch.device("cpu"))
     with torch.inference_mode():
-        parts = [
-            module(batch.to(home)).argmax(1).cpu() for batch in torch.split(images, batch_size)
-        ]
+        parts = [module(batch.to(home)).cpu() for batch in torch.split(images, batch_size)]
     return torch.cat(parts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from repalign.experiments.configuration import ExperimentConfig
 from repalign.networks import Network, load_network
 from repalign.recording import NEUROID, SUBJECT, select, stimulus_ids
 from repalign.regularize.target_responses import stimulus_labels
+from repalign.store import fingerprint
 from repalign.training.neural import open_target
 from repalign.training.task_data import TaskData, load_task
 
@@ -32,6 +33,7 @@ class Materials:
         others: further recordings that nothing is trained on, by name.
         task: labelled images; None where there are none.
         network: one given as an object, in place of the configuration's model.
+        other_region: recording of another region, where the configuration selects one.
     """
 
     config: ExperimentConfig
@@ -39,6 +41,7 @@ class Materials:
     others: Mapping[str, xr.Dataset]
     task: TaskData | None
     network: Network | None = None
+    other_region: xr.Dataset | None = None
 
     @property
     def layers(self) -> tuple[str, ...]:
@@ -99,16 +102,6 @@ class Materials:
         name = self.config.experiment.labels or self.config.neural.labels
         return None if name is None else stimulus_labels(self.recording, name)
 
-    @cached_property
-    def other_region(self) -> xr.Dataset | None:
-        """The recording of another region, where the configuration selects one."""
-        wanted = self.config.experiment.other_region
-        if not wanted:
-            return None
-        assert self.config.neural is not None
-        assert self.config.neural.dataset is not None
-        return select(open_target(self.config.neural.dataset), **wanted)
-
     @property
     def untrained(self) -> bool:
         """Whether training begins with random weights, which then differ between seeds."""
@@ -133,10 +126,13 @@ class Materials:
         named = self.config.experiment.teacher
         return load_network(named) if named else self.start(0)
 
+    @cached_property
     def fingerprint(self) -> list[str | None]:
-        """What was read: recordings and task, by their hashes."""
-        recordings = (self.recording, *self.others.values())
-        found = [str(one.attrs.get("fingerprint")) for one in recordings]
+        """What goes into every run: recordings, the network before training, and the task."""
+        recordings = [self.recording, *self.others.values()]
+        recordings += [] if self.other_region is None else [self.other_region]
+        found = [str(one.attrs.get("fingerprint") or fingerprint(one)) for one in recordings]
+        found.append(self.start(0).fingerprint())
         return [*found, None if self.task is None else self.task.fingerprint()]
 
     def environment(self) -> dict[str, Any]:
@@ -188,7 +184,8 @@ def gather_materials(
     """Read the recording and the task that a configuration names, where they are not given.
 
     Raises:
-        ValueError: no [neural] section, or neither a dataset nor ``target``.
+        ValueError: no [neural] section, neither a dataset nor ``target``, or another region of a
+            recording that is not named.
     """
     if config.neural is None:
         raise ValueError("an experiment needs a [neural] section: there is nothing to align to")
@@ -198,14 +195,33 @@ def gather_materials(
         target = open_target(config.neural.dataset, to=to)
         if config.neural.select:
             target = select(target, **config.neural.select)
-    others = {name: open_target(name, to=to) for name in config.experiment.held_out_recordings}
-    found = Materials(config=config, recording=target, others=others, task=task, network=network)
-    if task is None and config.task.data != "none":
-        task = load_task(
-            config.task.data,
-            preprocessing=found.start(0).preprocessing,
-            validation=config.task.validation,
-            root=config.task.root,
-            download=config.task.download,
+    found = Materials(
+        config=config,
+        recording=target,
+        others={name: open_target(name, to=to) for name in config.experiment.held_out_recordings},
+        task=task,
+        network=network,
+        other_region=_other_region(config, to=to),
+    )
+    if task is not None or config.task.data == "none":
+        return found
+    task = load_task(
+        config.task.data,
+        preprocessing=found.start(0).preprocessing,
+        validation=config.task.validation,
+        root=config.task.root,
+        download=config.task.download,
+    )
+    return replace(found, task=task)
+
+
+def _other_region(config: ExperimentConfig, *, to: str | Path | None) -> xr.Dataset | None:
+    wanted = config.experiment.other_region
+    if not wanted:
+        return None
+    if config.neural is None or config.neural.dataset is None:
+        raise ValueError(
+            "experiment.other_region selects from neural.dataset, which is missing: name the"
+            " recording there, beside target= too"
         )
-    return Materials(config=config, recording=target, others=others, task=task, network=network)
+    return select(open_target(config.neural.dataset, to=to), **wanted)

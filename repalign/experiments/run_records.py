@@ -54,10 +54,9 @@ def attacks_of(experiment: Experiment) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row["attack"], row["norm"]) for row in rows))
 
 
-def attack_label(attack: str | None, norm: str | None) -> str:
-    """Return how text names an attack, as in "PGD Linf"."""
-    short = str(attack).split("-")[0] in ("fgsm", "pgd", "apgd")
-    return f"{str(attack).upper() if short else str(attack).capitalize()} {norm}"
+def curve_label(attack: str | None, norm: str | None) -> str:
+    """Return how text names a curve, as in "PGD-20 Linf"."""
+    return f"{attack} {norm}"
 
 
 def curve_of(run: Mapping[str, Any], attack: str, norm: str) -> dict[float, Mapping[str, Any]]:

@@ -29,8 +29,8 @@ from repalign.experiments.outcomes import (
 from repalign.experiments.paired_tests import ALPHA
 from repalign.experiments.run_records import (
     Experiment,
-    attack_label,
     auc_of,
+    curve_label,
     masking_by_condition,
     moments,
     runs_of,
@@ -167,11 +167,11 @@ def _judge_baseline(rule: str, evidence: Evidence) -> Finding:
     first = _beats("baseline")(rule, evidence)
     if evidence.attack is None or first.outcome == NOT_TESTED:
         return first
-    text = f"{first.text} Judged by the area under the curve of {attack_label(*evidence.attack)}."
+    text = f"{first.text} Judged by the area under the curve of {curve_label(*evidence.attack)}."
     every = robustness_differences(evidence.experiment, against="baseline")
     areas = [one for one in every if one.measure == "AUC"]
     others = [
-        f"{signed(one.mean)} ({attack_label(one.attack, one.norm)})"
+        f"{signed(one.mean)} ({curve_label(one.attack, one.norm)})"
         for one in areas
         if (one.attack, one.norm) != evidence.attack
     ]

@@ -21,7 +21,7 @@ from repalign.regularize.alignment_terms import (
     chosen_terms,
     distinct_targets,
     readouts_of,
-    warn_of_bias,
+    warn_of_weakness,
 )
 from repalign.regularize.batch_statistics import BatchStatistics
 from repalign.regularize.neural_batches import NeuralBatch, NeuralBatches, as_batch
@@ -242,7 +242,7 @@ class AlignmentLoss(nn.Module):
             pairs = term.pairs(found.layers[term.layer], y)
             if term.name in self._unwarned:
                 self._unwarned.discard(term.name)
-                warn_of_bias(term, pairs, stacklevel=7)
+                warn_of_weakness(term, pairs, stacklevel=8)
             with torch.autocast(self.device.type, enabled=False):
                 loss = term.loss(pairs)
             self.last[term.name] = loss.detach()

@@ -20,28 +20,28 @@ def pairs_over_stimuli(
     ids: Sequence[str],
     run: Callable[[Tensor], PassOutput],
 ) -> list[list[Pair]]:
-    """Return each term's pairs of responses to all of these stimuli, gathered batch by batch."""
-    starts = range(0, len(ids), batches.batch_size)
-    gathered: list[list[list[Pair]]] = []
-    for start in starts:
+    """Return each term's pairs of responses to all of these stimuli, gathered batch by batch.
+
+    A layer's responses are kept once, however many terms and time bins they are compared with.
+    """
+    layers: dict[str, list[list[Tensor]]] = {}
+    responses: list[list[Tensor]] = []
+    for start in range(0, len(ids), batches.batch_size):
         batch = batches.read(ids[start : start + batches.batch_size])
-        found = run(batch.images)
-        gathered.append(
-            [
-                term.pairs(
-                    found.layers[term.layer],
-                    batch.responses[term.source].to(found.layers[term.layer][-1].device),
-                )
-                for term in terms
-            ]
-        )
+        responses.append(list(batch.responses))
+        for name, outputs in run(batch.images).layers.items():
+            layers.setdefault(name, []).append(outputs)
+    whole = {name: _joined(parts) for name, parts in layers.items()}
+    targets = _joined(responses)
     return [
-        [
-            (torch.cat([x for x, _ in bins]), torch.cat([y for _, y in bins]))
-            for bins in zip(*(part[i] for part in gathered), strict=True)
-        ]
-        for i in range(len(terms))
+        term.pairs(whole[term.layer], targets[term.source].to(whole[term.layer][-1].device))
+        for term in terms
     ]
+
+
+def _joined(parts: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Several tensors a batch → each over all batches."""
+    return [torch.cat(one) for one in zip(*parts, strict=True)]
 
 
 def ceiling_of(

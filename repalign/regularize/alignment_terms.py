@@ -20,6 +20,21 @@ Pair = tuple[Tensor, Tensor]
 AnyMetric = Metric | AlignmentObjective | FittedObjective | str
 
 
+class UndefinedLossError(ValueError):
+    """A neural loss is not finite.
+
+    Args:
+        kind: ``alignment`` or ``labels``.
+        value: what the loss is.
+        message: which term, and what may help.
+    """
+
+    def __init__(self, kind: str, value: float, message: str) -> None:
+        """Keep which loss it was."""
+        self.kind, self.value = kind, value
+        super().__init__(message)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AlignmentTerm:
     """One layer, the population it is drawn to, and how their likeness is measured.
@@ -82,23 +97,31 @@ class BoundTerm:
         """Return the mean loss over time bins.
 
         Raises:
-            ValueError: it is not finite, or the responses are not.
+            UndefinedLossError: it is not finite (a ValueError).
+            ValueError: the responses do not fit the objective.
         """
         try:
             parts = [
                 objective(x, y) for objective, (x, y) in zip(self.objectives, pairs, strict=True)
             ]
-        except ValueError as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
+            if not all(bool(x.isfinite().all()) for x, _ in pairs):
+                raise self._undefined(float("nan")) from error
             raise ValueError(f"term {self.name!r} (layer {self.layer!r}): {error}") from error
         loss = torch.stack(parts).mean() if len(parts) > 1 else parts[0]
         if not bool(loss.isfinite()):
-            raise ValueError(
-                f"the loss of term {self.name!r} (layer {self.layer!r}, {self.objectives[0].name}) "
-                f"is {loss.item()}: the responses of the layer or of the target are alike for all "
-                "stimuli of the batch, or have grown beyond measure. Look at the layer's "
-                "activations, lower the learning rate, or raise batch_size."
-            )
+            raise self._undefined(loss.item())
         return loss
+
+    def _undefined(self, value: float) -> UndefinedLossError:
+        return UndefinedLossError(
+            "alignment",
+            value,
+            f"the loss of term {self.name!r} (layer {self.layer!r}, {self.objectives[0].name}) "
+            f"is {value}: the responses of the layer or of the target are alike for all "
+            "stimuli of the batch, or have grown beyond measure. Look at the layer's "
+            "activations, lower the learning rate, or raise batch_size.",
+        )
 
     def value(self, pairs: Sequence[Pair]) -> float:
         """Return the mean value over time bins."""
@@ -216,7 +239,20 @@ def readouts_of(terms: Sequence[BoundTerm]) -> nn.ModuleList:
     )
 
 
-def warn_of_bias(term: BoundTerm, pairs: Sequence[Pair], *, stacklevel: int) -> None:
+def warn_of_weakness(term: BoundTerm, pairs: Sequence[Pair], *, stacklevel: int) -> None:
+    """Warn where a term cannot do what it is there for: it is biased, or moves nothing."""
+    _warn_of_bias(term, pairs, stacklevel=stacklevel)
+    moves = any(x.requires_grad for x, _ in pairs) or isinstance(term.objectives[0], nn.Module)
+    if torch.is_grad_enabled() and not moves:
+        warnings.warn(
+            f"term {term.name!r} trains nothing: no parameter up to layer {term.layer!r} requires "
+            "gradients. Unfreeze some, or draw a later layer to the target.",
+            UserWarning,
+            stacklevel=stacklevel - 1,
+        )
+
+
+def _warn_of_bias(term: BoundTerm, pairs: Sequence[Pair], *, stacklevel: int) -> None:
     """Warn where a biased CKA is trained on fewer stimuli than there are units or neuroids."""
     x, y = pairs[0]
     null = term.null(pairs)

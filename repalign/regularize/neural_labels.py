@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from repalign.recording import PRESENTATION, STIMULUS
+from repalign.regularize.alignment_terms import UndefinedLossError
 from repalign.regularize.neural_batches import NeuralBatch, NeuralBatches
 from repalign.regularize.neural_pass import PassOutput, Probe
 
@@ -76,17 +77,21 @@ class NeuralLabels(nn.Module):
         """Return the cross-entropy over the network's logits and the extra ones.
 
         Raises:
-            ValueError: a batch that does not know its stimuli, or logits that are not finite.
+            ValueError: a batch that does not know its stimuli.
+            UndefinedLossError: logits that are not finite (a ValueError).
         """
         if found.features is None or found.output is None or len(batch.rows) == 0:
             raise ValueError("labels need a batch of align.batches, which knows its stimuli.")
-        logits = torch.cat([found.output, self.head(found.features)], dim=1).float()
+        extra = self.head(found.features.to(self.head.weight.dtype))
+        logits = torch.cat([found.output.float(), extra.float()], dim=1)
         labels = self.codes[torch.from_numpy(batch.rows)].to(logits.device)
         loss = functional.cross_entropy(logits, labels + found.output.shape[1])
         if not bool(loss.isfinite()):
-            raise ValueError(
+            raise UndefinedLossError(
+                "labels",
+                loss.item(),
                 f"the label loss is {loss.item()}: the network's logits are not finite. Lower the "
-                "learning rate, and go on from the last good checkpoint."
+                "learning rate, and go on from the last good checkpoint.",
             )
         return loss
 

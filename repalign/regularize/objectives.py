@@ -1,15 +1,16 @@
 """Alignment objectives: losses that fall as a layer's responses grow like a population's."""
 
-import ast
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from textwrap import shorten
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
 
+from repalign.choices import parse_choice, parse_value
 from repalign.metrics import CKA, METRICS, RSA, Metric, Procrustes
 from repalign.metrics.comparators import COMPARATORS, check_choice
 from repalign.metrics.gram import centre, in_working_precision
@@ -103,8 +104,9 @@ class MetricObjective:
     def __post_init__(self) -> None:
         """Refuse what cannot be trained on."""
         if not self.metric.differentiable:
+            shown = shorten(repr(self.metric), 120, placeholder=" …)")
             raise ValueError(
-                f"{self.metric!r} has no gradients, so nothing can be trained on it. Use one of "
+                f"{shown} has no gradients, so nothing can be trained on it. Use one of "
                 f"{', '.join(differentiable_metrics())}, or a loss of ALIGNMENT_LOSSES: "
                 f"{', '.join(ALIGNMENT_LOSSES)}."
             )
@@ -249,8 +251,8 @@ def as_objective(
     """Return the objective of a metric, of a name, or the objective itself.
 
     Args:
-        metric: a differentiable metric, an objective, or a name in ``ALIGNMENT_LOSSES``, with
-            parameters where wanted: ``"rsa:rdm=euclidean,comparator=cosine"``.
+        metric: a differentiable metric, an objective, or a name in ``ALIGNMENT_LOSSES``, else in
+            ``METRICS``, with parameters where wanted: ``"rsa:rdm=euclidean,comparator=cosine"``.
 
     Raises:
         ValueError: an unknown name or parameter, or a metric that cannot be trained on.
@@ -262,10 +264,13 @@ def as_objective(
     """
     if isinstance(metric, str):
         name, _, options = metric.partition(":")
+        if name in METRICS and name not in ALIGNMENT_LOSSES:
+            return MetricObjective(metric=parse_choice(metric, METRICS, "metric"))
         check_choice(name, ALIGNMENT_LOSSES, "alignment loss")
         factory = ALIGNMENT_LOSSES[name]
         fixed = getattr(factory, "keywords", {})
-        known = [key for key in inspect.signature(factory).parameters if key not in fixed]
+        given = inspect.signature(factory).parameters.values()
+        known = {one.name: one.default for one in given if one.name not in fixed}
         parameters: dict[str, Any] = {}
         for option in filter(None, options.split(",")):
             key, equals, text = option.partition("=")
@@ -274,7 +279,7 @@ def as_objective(
                     f"{metric!r}: {option!r} is no parameter of {name}; there are "
                     f"{', '.join(known) or 'none'}."
                 )
-            parameters[key] = _number_or_word(text)
+            parameters[key] = parse_value(text, known[key], f"{metric!r}: {option!r}")
         return factory(**parameters)
     if isinstance(metric, FittedObjective | AlignmentObjective):
         return metric
@@ -284,10 +289,3 @@ def as_objective(
         f"metric is a {type(metric).__name__}; expected a differentiable metric, an objective, or "
         f"one of {', '.join(ALIGNMENT_LOSSES)}."
     )
-
-
-def _number_or_word(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

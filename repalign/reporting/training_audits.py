@@ -96,6 +96,12 @@ def _headed(name: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+PATTERN_VALUES = {
+    "value": "Correlation", "corrected": "Corrected for noise",
+    "human_reliability": "Reliability of people",
+}  # fmt: skip
+
+
 def learning_html(_: Experiment, figures: Figures) -> str:
     """What was logged over the steps of training."""
     if "learning" not in figures:
@@ -137,7 +143,25 @@ def pattern_html(experiment: Experiment, _: Figures) -> str:
     rows = experiment.get("error_patterns") or ()
     if not rows:
         return text_html("No human answers were given to compare error patterns with.")
-    return rows_html(rows, "Consistency of error patterns with people's")
+    titles = titles_of(experiment)
+    cells: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        cells.setdefault((row["condition"], row["kind"]), []).append(row)
+    shown = [
+        {"title": titles.get(condition, condition), "kind": kind, "n": len(own)}
+        | {name: spread_text(*moments(row.get(name) for row in own)) for name in PATTERN_VALUES}
+        | {"n_images": own[0].get("n_images")}
+        for (condition, kind), own in cells.items()
+    ]
+    return table_html(
+        shown,
+        {"title": "Condition", "kind": "Pattern", "n": "Seeds", **PATTERN_VALUES,
+         "n_images": "Images"},
+        "Consistency of error patterns with people's, mean ± standard deviation over seeds: the "
+        "correlation of d′ over images, and the same divided by the square root of both "
+        "reliabilities. i1: each image against all other classes; i2n: against each other class, "
+        "less the mean of its own class.",
+    )  # fmt: skip
 
 
 def absent_html(experiment: Experiment, _: Figures) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 
 from repalign.experiments.run_records import (
     Experiment,
-    attack_label,
     attacks_of,
+    curve_label,
     curve_of,
     finite,
     runs_of,
@@ -149,7 +149,7 @@ def gain_figure(experiment: Experiment) -> Figure:
             ]
             for one in found:
                 _draw_gain(ax, one, places[name], look_of(name, list(titles)))
-        ax.set_title(attack_label(attack, norm), fontsize=SMALL)
+        ax.set_title(curve_label(attack, norm), fontsize=SMALL)
         ax.set_xlabel("gain in area under the curve", fontsize=SMALL)
         ax.set_ylim(-len(others) + 0.4, 0.6)
         ax.grid(axis="x", color="#e4e4e4", linewidth=0.6)
@@ -220,4 +220,4 @@ def _finish(
     ax.grid(color="#e4e4e4", linewidth=0.6)
     ax.set_axisbelow(True)
     if is_titled:
-        ax.set_title(f"{attack_label(attack, norm)}, upper bound for ε > 0", fontsize=SMALL)
+        ax.set_title(f"{curve_label(attack, norm)}, upper bound for ε > 0", fontsize=SMALL)

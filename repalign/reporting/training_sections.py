@@ -12,8 +12,8 @@ from repalign.experiments.outcomes import NOT_TESTED, decimal, listed, signed
 from repalign.experiments.paired_tests import ALPHA
 from repalign.experiments.run_records import (
     Experiment,
-    attack_label,
     attacks_of,
+    curve_label,
     finite,
     masking_by_condition,
     moments,
@@ -34,6 +34,7 @@ UPPER_BOUND = (
     "Accuracies at ε > 0 are upper bounds: a stronger attack can only find more images that fool "
     "the network."
 )
+STRENGTH = "Strength: λ; of a control that trains in another way, the factor on its parameters."
 SPREAD = "Bands: range over seeds. Bars: mean over seeds of the 95 % interval over images."
 Figures = Mapping[str, "Figure"]
 
@@ -79,16 +80,16 @@ def method_html(experiment: Experiment, _: Figures) -> str:
         "own clean prediction": "There are no task labels: robustness is the share of images whose "
         "prediction stays what the same network says of the clean image.",
     }.get(str(experiment.get("reference", "labels")), "")
-    attacks = [attack_label(*one) for one in attacks_of(experiment)]
+    attacks = [curve_label(*one) for one in attacks_of(experiment)]
     if attacks:
         words += f" Attacks: {listed(attacks)}. {UPPER_BOUND}"
     lines = [
-        f"- {one.get('title') or one['name']} (λ {finite(one.get('lambda')):g}): "
+        f"- {one.get('title') or one['name']} (strength {finite(one.get('lambda')):g}): "
         f"{one.get('description') or 'no description'}"
         for one in experiment.get("conditions") or ()
         if one.get("applicable", True)
     ]
-    return text_html(words + "\n\n" + "\n".join(lines).replace("λ nan", "λ unknown"))
+    return text_html(words + "\n\n" + "\n".join(lines).replace("strength nan", "strength unknown"))
 
 
 def robustness_html(experiment: Experiment, figures: Figures) -> str:
@@ -121,7 +122,7 @@ def accuracy_html(experiment: Experiment, _: Figures) -> str:
             r for r in effect_sizes(experiment) if (r["attack"], r["norm"]) == (attack, norm)
         ]
         levels = sorted({one["eps"] for row in effects for one in row["accuracy"]})
-        columns = {"title": "Condition", "lambda": "λ", "n_seeds": "Seeds", "clean": "Clean"}
+        columns = {"title": "Condition", "lambda": "Strength", "n_seeds": "Seeds", "clean": "Clean"}
         columns |= {f"at {eps}": f"ε = {eps:.3g}" for eps in levels if eps > 0} | {
             "auc": "Area", "masking": "Masking audit"
         }  # fmt: skip
@@ -136,8 +137,8 @@ def accuracy_html(experiment: Experiment, _: Figures) -> str:
             for row in effects
         ]  # fmt: skip
         caption = (
-            f"{attack_label(attack, norm)}: mean ± standard deviation over seeds. {UPPER_BOUND} "
-            "Area: under the curve of accuracy over ε, divided by the range of ε."
+            f"{curve_label(attack, norm)}: mean ± standard deviation over seeds. {UPPER_BOUND} "
+            f"Area: under the curve of accuracy over ε, divided by the range of ε. {STRENGTH}"
         )
         html += table_html(rows, columns, caption)
     if not html:
@@ -165,7 +166,7 @@ def difference_html(experiment: Experiment, figures: Figures) -> str:
         | {
             "title": titles[name], "kind": MEASURES[one.measure],
             "possible": "yes" if one.can_be_significant else "no",
-            "curve": attack_label(one.attack, one.norm) if one.attack else None,
+            "curve": curve_label(one.attack, one.norm) if one.attack else None,
             "eps": None if one.eps is None else f"{one.eps:.3g}",
             "seed_interval": _interval(one.low, one.high), "n": one.n_seeds,
             "image_interval": _interval(one.images_low, one.images_high),

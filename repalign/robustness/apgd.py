@@ -18,7 +18,7 @@ from repalign.robustness.attack_calls import (
     check_count,
 )
 from repalign.robustness.attack_losses import LOSSES, TARGETED_LOSSES, Labels, Logits
-from repalign.robustness.gradient_attacks import check_gradients, image_gradient, logits_of
+from repalign.robustness.gradient_attacks import check_gradients, image_gradient, mean_logits
 from repalign.robustness.perturbations import (
     BALLS,
     Bounds,
@@ -211,7 +211,7 @@ class APGD:
         for step in range(1, self.steps + 1):
             _advance(run, ball, momentum=step > 1)
             if step == self.steps:  # its gradient would lead nowhere any more
-                logits = logits_of(problem.model, run.x, samples=self.gradient_samples)
+                logits = mean_logits(problem.model, run.x, samples=self.gradient_samples)
                 strongest.update(run.x, logits, run.labels, run.which)
                 break
             self._look(problem.model, run, strongest)

@@ -24,6 +24,7 @@ from repalign.robustness.perturbations import (
     per_image,
     take,
 )
+from repalign.robustness.predictions import as_labels, check_bounds, check_labels, logits_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +51,8 @@ def check_count(value: int, name: str, *, least: int = 1) -> None:
 
 def check_images(images: Tensor, bounds: Bounds) -> None:
     """Raise unless these are images, image × channel × height × width, within bounds."""
+    check_bounds(bounds)
     low, high = bounds
-    if not low < high:
-        raise ValueError(f"bounds are {bounds}; expected (least, greatest) value of a pixel.")
     if not isinstance(images, Tensor) or images.dtype not in (torch.float32, torch.float64):
         kind = images.dtype if isinstance(images, Tensor) else type(images).__name__
         raise TypeError(
@@ -73,19 +73,6 @@ def check_images(images: Tensor, bounds: Bounds) -> None:
         )
 
 
-def check_labels(labels: Tensor, images: Images) -> Labels:
-    """Return labels as int64 beside the images; raise unless there is one for each."""
-    if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.is_complex():
-        kind = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"labels are {kind}; expected a tensor of whole numbers, one an image.")
-    if labels.dtype == torch.bool or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"labels have shape {tuple(labels.shape)} and {labels.dtype}; expected whole numbers "
-            f"of shape ({len(images)},), one for each of the images."
-        )
-    return labels.detach().to(images.device, torch.int64)
-
-
 def check_eps(eps: float) -> float:
     """Return eps as a float; raise unless it is a finite number of 0 or more."""
     if not (math.isfinite(eps) and eps >= 0):
@@ -96,34 +83,6 @@ def check_eps(eps: float) -> float:
 def in_full_precision(logits: Tensor) -> Tensor:
     """Return half precision as float32, in which losses do not underflow; the rest as it is."""
     return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-
-
-def clean_logits(model: Model, images: Images, labels: Labels) -> Logits:
-    """Return the model's output for unperturbed images; raise unless labels fit finite logits."""
-    with torch.no_grad():
-        logits = model(images)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(
-            f"The model gives {shape} for {len(images)} images; expected logits of shape "
-            f"({len(images)}, class)."
-        )
-    logits, classes = in_full_precision(logits), logits.shape[1]
-    if classes < 2:
-        raise ValueError(f"The model gives {classes} logit an image; expected 2 classes or more.")
-    if not bool(logits.isfinite().all()):
-        bad = int((~logits.isfinite()).any(1).sum())
-        raise ValueError(
-            f"The model's logits are NaN or infinite for {bad} of {len(images)} unperturbed "
-            "images. Look at its weights and its preprocessing."
-        )
-    least, greatest = labels.amin().item(), labels.amax().item()
-    if least < 0 or greatest >= classes:
-        raise ValueError(
-            f"labels run from {least} to {greatest}; the model's {classes} classes are numbered "
-            f"0 to {classes - 1}."
-        )
-    return logits
 
 
 def attack_correct_images(
@@ -147,14 +106,15 @@ def attack_correct_images(
     """
     eps = check_eps(eps)
     check_images(images, bounds)
-    labels = check_labels(labels, images)
+    labels = as_labels(labels, len(images)).detach().to(images.device)
     if len(images) == 0:
         return images.detach().clone()
     seeds = image_seeds(len(images), generator=generator, device=images.device)
     with torch.inference_mode(False), torch.enable_grad():
         images = images.detach().clone(memory_format=torch.preserve_format)
         labels, seeds = labels.clone(), seeds.clone()
-        logits = clean_logits(model, images, labels).detach().clone()
+        logits = in_full_precision(logits_of(model, images)).detach().clone()
+        check_labels(labels, logits.shape[1])
         correct = logits.argmax(1) == labels
         if eps == 0 or not bool(correct.any()):
             return images

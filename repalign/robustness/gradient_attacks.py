@@ -74,7 +74,7 @@ _CUT = (
 )
 
 
-def logits_of(model: Model, x: Images, *, samples: int = 1) -> Logits:
+def mean_logits(model: Model, x: Images, *, samples: int = 1) -> Logits:
     """Return logits without a graph, averaged over the passes of a stochastic model."""
     with torch.no_grad():
         logits = in_full_precision(model(x))
@@ -260,7 +260,7 @@ class PGD:
             strongest.update(x, logits, labels, which)
             x = ball.project_(x.add_(ball.direction(gradient), alpha=step_size))
         check_gradients(x)
-        strongest.update(x, logits_of(problem.model, x, samples=samples), labels, which)
+        strongest.update(x, mean_logits(problem.model, x, samples=samples), labels, which)
 
 
 def check_gradients(x: Images) -> None:

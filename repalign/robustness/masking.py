@@ -34,6 +34,10 @@ class GradientMaskingWarning(UserWarning):
     """A model failed the masking audit: its accuracy under attack is not to be trusted."""
 
 
+class TooFewImagesError(ValueError):
+    """Too few images are right without an attack to tell attacks apart."""
+
+
 class GradientMaskingError(RuntimeError):
     """A model failed the masking audit, and `MaskingAudit.check` was asked."""
 
@@ -149,8 +153,8 @@ def masking_audit(
         GradientMaskingWarning: a check failed; ``audit.check()`` raises instead.
 
     Raises:
-        ValueError: fewer than 30 images that are right without an attack, an eps that is not
-            positive, or images, labels or logits that do not fit.
+        TooFewImagesError: fewer than 30 images that are right without an attack.
+        ValueError: an eps that is not positive, or images, labels or logits that do not fit.
 
     Notes:
         A ball of the full range, (high − low) in Linf and (high − low)·√pixels in L2, holds the
@@ -226,7 +230,7 @@ def _right_ones(
         parts.append(reference_and_correct(model, images[batch], given))
     expected, right = (torch.cat(column) for column in zip(*parts, strict=True))
     if int(right.sum()) < FEWEST:
-        raise ValueError(
+        raise TooFewImagesError(
             f"{int(right.sum())} of {len(images)} images are right without an attack; the audit "
             f"needs {FEWEST} or more to tell attacks apart. Give more images, or a better model."
         )

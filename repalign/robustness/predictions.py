@@ -119,15 +119,20 @@ def _checked(images: Any, labels: Any, bounds: Bounds) -> Batch:
     pixels = pixels.clamp(*bounds)
     if labels is None:
         return pixels, None
+    return pixels, as_labels(labels, len(pixels))
+
+
+def as_labels(labels: Any, n_images: int) -> Labels:
+    """Return labels as int64; raise unless they are whole numbers, one an image."""
     classes = torch.as_tensor(labels)
     if classes.is_floating_point() or classes.is_complex() or classes.dtype == torch.bool:
         raise TypeError(f"labels are {classes.dtype}; expected integers, the class of each image.")
-    if classes.shape != pixels.shape[:1]:
+    if classes.shape != (n_images,):
         raise ValueError(
-            f"labels have shape {tuple(classes.shape)} for {len(pixels)} images; expected one "
+            f"labels have shape {tuple(classes.shape)} for {n_images} images; expected one "
             "class an image."
         )
-    return pixels, classes.long()
+    return classes.long()
 
 
 def as_model(model: Model | Network) -> Model:
@@ -193,7 +198,11 @@ def logits_of(
             "logits (image, class) of 2 or more classes."
         )
     if not bool(logits.isfinite().all()):
-        raise ValueError("the model gives logits that are NaN or infinite; its accuracy is void.")
+        bad = int((~logits.isfinite()).any(1).sum())
+        raise ValueError(
+            f"the model gives logits that are NaN or infinite for {bad} of {len(images)} images; "
+            "its accuracy is void. Look at its weights and its preprocessing."
+        )
     return logits
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from repalign.metrics.comparators import check_choice
 from repalign.robustness.attack_calls import Problem, attack_correct_images, check_count
 from repalign.robustness.attack_losses import margin_loss
-from repalign.robustness.gradient_attacks import logits_of
+from repalign.robustness.gradient_attacks import mean_logits
 from repalign.robustness.image_random import uniform_numbers
 from repalign.robustness.perturbations import (
     Bounds,
@@ -123,7 +123,7 @@ class Square:
             else:
                 share = changed_share(query, queries=self.queries, p_init=self.p_init)
                 tried = propose(ball, x, share, _numbers(seeds, query))
-            logits = logits_of(problem.model, tried)
+            logits = mean_logits(problem.model, tried)
             margins = margin_loss(logits, labels).nan_to_num(nan=-torch.inf)
             better = margins > best if query else torch.ones_like(which, dtype=torch.bool)
             x = torch.where(per_image(better), tried, x)

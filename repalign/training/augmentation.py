@@ -126,6 +126,12 @@ class Colour:
         return (((image - mean) * contrast + mean) * bright).clamp(0, 1)
 
 
+KINDS: dict[type, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: ((int, float), "a number"),
+    str: (str, "a word"),
+}
 AUGMENTATIONS: dict[str, type[Any]] = {
     "colour": Colour,
     "flip": Flip,
@@ -158,12 +164,29 @@ def make_augmentations(
             known = ", ".join(AUGMENTATIONS)
             raise ValueError(f"no augmentation {name!r}; there are {known}{hint}")
         kind = AUGMENTATIONS[name]
-        known_parameters = [field.name for field in fields(kind)]
-        unknown = [key for key in parameters if key not in known_parameters]
-        if unknown:
-            raise ValueError(
-                f"augmentation {name!r} has no parameter {unknown[0]!r};"
-                f" there are {', '.join(known_parameters)}"
-            )
+        usual = {field.name: field.default for field in fields(kind)}
+        check_parameters(parameters, usual, f"augmentation {name!r}")
         made.append(kind(**parameters))
     return tuple(made)
+
+
+def check_parameters(given: Mapping[str, Any], usual: Mapping[str, Any], what: str) -> None:
+    """Raise a ValueError where a parameter is unknown, or of another kind than its usual value.
+
+    A usual value of None says nothing of the kind.
+
+    Example:
+        >>> check_parameters({"sd": "much"}, {"sd": 0.05}, "noise")
+        Traceback (most recent call last):
+        ...
+        ValueError: noise: sd is 'much', expected a number
+    """
+    unknown = [name for name in given if name not in usual]
+    if unknown:
+        raise ValueError(f"{what} has no parameter {unknown[0]!r}; there are {', '.join(usual)}")
+    for name, value in given.items():
+        if type(usual[name]) not in KINDS:
+            continue
+        kinds, words = KINDS[type(usual[name])]
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise ValueError(f"{what}: {name} is {value!r}, expected {words}")

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from repalign.networks import Network
 from repalign.regularize.alignment import AlignmentLoss
+from repalign.regularize.alignment_terms import UndefinedLossError
 from repalign.training.augmentation import Augmentation
 from repalign.training.configuration import FinetuneConfig
 from repalign.training.log import TrainingLog
@@ -157,12 +158,15 @@ class Trainer:
 
     def _step(self, images: Tensor, labels: Tensor, full: int) -> None:
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self.objective.gradients(images, labels, full=full, step=self.place.step)
+        step, state = self.place.step + 1, self.folder / STATE
+        try:
+            losses = self.objective.gradients(images, labels, full=full, step=self.place.step)
+        except UndefinedLossError as error:
+            raise DivergedError(error.kind, error.value, step, state, detail=str(error)) from error
         found = dict(zip(losses, torch.stack(list(losses.values())).tolist(), strict=True))
-        step = self.place.step + 1
         for name, value in found.items():
             if not math.isfinite(value):
-                raise DivergedError(name, value, step, self.folder / STATE)
+                raise DivergedError(name, value, step, state)
         clip = self.config.training.clip_norm
         if clip is not None:
             self.fabric.clip_gradients(
@@ -261,8 +265,10 @@ class Trainer:
         """Write the state; a weight that is not finite raises instead."""
         if log is None:
             return
-        check_finite(self.network.module, self.place.step, self.folder / STATE)
         align = self.objective.align
+        for module in (self.network.module, align):
+            if module is not None:
+                check_finite(module, self.place.step, self.folder / STATE)
         write_state(
             self.folder / STATE,
             {

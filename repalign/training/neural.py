@@ -126,7 +126,13 @@ def _split(
 
 
 def control_target(
-    control: NamedSection, data: NeuralData, *, seed: int, labels: str | None, start: Network
+    control: NamedSection,
+    data: NeuralData,
+    *,
+    seed: int,
+    labels: str | None,
+    start: Network,
+    regions: bool = False,
 ) -> xr.Dataset:
     """What a control puts in the place of the responses to the stimuli that are trained on.
 
@@ -134,6 +140,14 @@ def control_target(
     ``labels`` (a coordinate of the presentations; by default that of ``neural.labels``),
     ``teacher = {model = "card", layer = "name"}`` (by default the layer's network before training)
     and ``other = {region = "V4"}``, a selection of the same recording.
+
+    Args:
+        control: name and parameters.
+        data: the recording and its parts.
+        seed: of what is drawn.
+        labels: coordinate of the classes.
+        start: the network before training.
+        regions: whether each layer has a region of its own.
 
     Raises:
         ValueError: the control cannot be made of what there is.
@@ -143,6 +157,11 @@ def control_target(
     labels = parameters.pop("labels", labels)
     teacher = parameters.pop("teacher", None)
     other = parameters.pop("other", None)
+    if control.name == "other-region" and regions:
+        raise ValueError(
+            "control other-region: neural.layers has a region for each layer, and no other region"
+            ' stands for them all; give layers = ["a layer"] and select one region'
+        )
     trained = set(data.trained)
     rows = [row for row, name in enumerate(data.target[STIMULUS].values) if str(name) in trained]
     target = data.target.isel({PRESENTATION: rows})
@@ -220,6 +239,12 @@ def unlabelled_task(data: NeuralData, network: Network) -> TaskData:
     return TaskData(name="neural stimuli", train=train, validation=watched, classes=())
 
 
+def _of_region(target: xr.Dataset, region: str) -> xr.Dataset:
+    """A region's part; label geometry, which stands for every region, as a whole."""
+    whole = target.attrs.get("control") == "one-hot"
+    return target if whole else select(target, region=region)
+
+
 def make_alignment(
     network: Network,
     section: NeuralSection,
@@ -241,7 +266,7 @@ def make_alignment(
         labels: whether the labels of the stimuli are trained too.
     """
     if isinstance(section.layers, Mapping):
-        pairs = [(layer, select(target, region=r)) for layer, r in section.layers.items()]
+        pairs = [(layer, _of_region(target, r)) for layer, r in section.layers.items()]
     else:
         pairs = [(layer, target) for layer in section.layers]
     terms = [

@@ -43,7 +43,8 @@ class FinetuneResult:
         network: trained, in evaluation mode, on the CPU.
         history: rows of the log: step, epoch, task_loss, align_loss and label_loss (means since
             the row before), lambda (the weight that the alignment had), val_task (accuracy, or
-            agreement with the frozen original), val_alignment (the metric on held-out stimuli), lr.
+            agreement with the frozen original), val_alignment (the metric on held-out stimuli; None
+            where it needs read-outs that the run does not train), lr.
         weights: the safetensors file.
         card: the model card that names them; None where the network came from no card.
         best: step, value and monitor of the best validation, and its weights.

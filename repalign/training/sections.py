@@ -9,7 +9,16 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from repalign.regularize.objectives import as_objective
+
 Monitor = Literal["task", "alignment", "both"]
+NOT_IN_WORDS = (
+    "ChainedScheduler",
+    "LambdaLR",
+    "MultiplicativeLR",
+    "ReduceLROnPlateau",
+    "SequentialLR",
+)
 
 
 class Section(BaseModel):
@@ -89,6 +98,12 @@ class NeuralSection(Section):
     def _one_or_many(cls, value: Any) -> Any:
         return (value,) if isinstance(value, str) else value
 
+    @field_validator("loss")
+    @classmethod
+    def _loss(cls, value: str) -> str:
+        as_objective(value)  # raises, naming those that can be trained on
+        return value
+
     @field_validator("held_out_stimuli")
     @classmethod
     def _share(cls, value: float | tuple[str, ...]) -> float | tuple[str, ...]:
@@ -109,16 +124,21 @@ class NeuralSection(Section):
 
 
 class OptimizerSection(NamedSection):
-    """Any optimizer of `torch.optim` with its own parameters; SGD with Nesterov momentum."""
+    """Any optimizer of `torch.optim` with its own parameters.
+
+    Without a name it is SGD, with a learning rate of .001 and Nesterov momentum of .9 where no
+    other is given.
+    """
 
     name: str = "SGD"
 
     @model_validator(mode="before")
     @classmethod
     def _defaults(cls, data: Any) -> Any:
-        if isinstance(data, Mapping) and not data:
-            return {"name": "SGD", "lr": 1e-3, "momentum": 0.9, "nesterov": True}
-        return data
+        if not isinstance(data, Mapping) or "name" in data:
+            return data
+        nesterov = data.get("momentum", 0.9) != 0
+        return {"name": "SGD", "lr": 1e-3, "momentum": 0.9, "nesterov": nesterov, **data}
 
     @field_validator("name")
     @classmethod
@@ -127,7 +147,10 @@ class OptimizerSection(NamedSection):
 
 
 class SchedulerSection(NamedSection):
-    """Any schedule of `torch.optim.lr_scheduler` with its own parameters, but ReduceLROnPlateau."""
+    """Any schedule of `torch.optim.lr_scheduler` whose parameters are numbers and words.
+
+    Not those that take functions, other schedules, or the values of validation.
+    """
 
     per: Literal["step", "epoch"] = "epoch"
 
@@ -135,7 +158,7 @@ class SchedulerSection(NamedSection):
     @classmethod
     def _name(cls, value: str) -> str:
         kind = torch.optim.lr_scheduler.LRScheduler
-        return _class_in(torch.optim.lr_scheduler, kind, value, "ReduceLROnPlateau")
+        return _class_in(torch.optim.lr_scheduler, kind, value, *NOT_IN_WORDS)
 
 
 class EarlyStopping(Section):

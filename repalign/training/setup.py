@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from repalign.metrics.calls import pick_device
 from repalign.networks import Network, load_network
 from repalign.regularize.alignment import AlignmentLoss
 from repalign.regularize.controls import CONTROLS
+from repalign.regularize.objectives import FittedObjective, as_objective
 from repalign.stimuli import Stimuli
-from repalign.training.augmentation import make_augmentations
+from repalign.training.augmentation import check_parameters, make_augmentations
 from repalign.training.configuration import FinetuneConfig
 from repalign.training.loop import Trainer
 from repalign.training.neural import (
@@ -30,8 +32,8 @@ from repalign.training.sections import NamedSection
 from repalign.training.step import Objective
 from repalign.training.task_data import TaskData, check_labels, load_task
 from repalign.training.terms import (
+    AdversarialImages,
     TaskTerm,
-    adversarial_images,
     count_outputs,
     jitter,
 )
@@ -129,7 +131,7 @@ def make_trainer(
     if control is not None:
         parameters = _control_parameters(control)
         if control.name == "adversarial-training":
-            attack = adversarial_images(parameters)
+            attack = AdversarialImages(**parameters)
         elif control.name == "jitter":
             augmentations = (*augmentations, *jitter(**parameters))
     term = TaskTerm(
@@ -140,6 +142,7 @@ def make_trainer(
     ).to(fabric.device)
     network.module.to(fabric.device)
     align, watcher = _alignments(config, network, neural)
+    _check_purpose(config, align)
     parameters_trained = [p for p in network.module.parameters() if p.requires_grad]
     if align is not None:
         parameters_trained += align.readout_parameters()
@@ -177,6 +180,14 @@ def make_trainer(
     )
 
 
+def _check_purpose(config: FinetuneConfig, align: AlignmentLoss | None) -> None:
+    if config.task.weight == 0 and align is None:
+        raise ValueError(
+            "nothing is trained: task.weight is 0, and there is no neural term (a [neural] section"
+            " with a weight or a label_weight above 0, and no control that aligns to nothing)"
+        )
+
+
 def _check_task(task: TaskData, n_outputs: int) -> None:
     for name, part in (("train", task.train), ("validation", task.validation)):
         labels = getattr(part, "labels", None)
@@ -191,12 +202,7 @@ def _control_parameters(control: NamedSection) -> dict[str, Any]:
     kept = CONTROLS[control.name]
     if kept.kind == "target":
         return {}
-    unknown = sorted(set(control.parameters) - set(kept.parameters))
-    if unknown:
-        raise ValueError(
-            f"{control.name} has no parameter {unknown[0]!r}; there are"
-            f" {', '.join(kept.parameters)}"
-        )
+    check_parameters(control.parameters, kept.parameters, control.name)
     return {**kept.parameters, **control.parameters}
 
 
@@ -223,7 +229,14 @@ def _alignments(
     seed, align, target = config.training.seed, None, neural.target
     if replaced:
         assert control is not None
-        target = control_target(control, neural, seed=seed, labels=section.labels, start=network)
+        target = control_target(
+            control,
+            neural,
+            seed=seed,
+            labels=section.labels,
+            start=network,
+            regions=isinstance(section.layers, Mapping),
+        )
     if strength > 0 or labels:
         align = make_alignment(
             network, section, neural, target, seed=seed, weight=strength, labels=labels
@@ -235,12 +248,25 @@ def _alignments(
                 " neural.held_out_stimuli"
             )
         return align, None
-    if align is not None and not replaced:
-        return align, align
+    if align is not None and not replaced and strength > 0:
+        return align, _with_enough(align, neural)
+    if isinstance(as_objective(section.loss), FittedObjective):
+        return align, None  # nobody trains read-outs of the recording in this run
     watcher = make_alignment(
         network, section, neural, neural.target, seed=seed, weight=0.0, labels=False
     )
-    return align, watcher
+    return align, _with_enough(watcher, neural)
+
+
+def _with_enough(watcher: AlignmentLoss, neural: NeuralData) -> AlignmentLoss:
+    """What evaluates held-out stimuli, if they are as many as its metric needs."""
+    needed = max(part.minimum_stimuli for term in watcher.terms for part in term.objectives)
+    if len(neural.held_out) < needed:
+        raise ValueError(
+            f"{len(neural.held_out)} stimuli are held out, and {watcher.terms[0].name} needs"
+            f" {needed} or more; raise neural.held_out_stimuli, or set it to 0"
+        )
+    return watcher
 
 
 def _made(room: Any, section: NamedSection, first: Any, what: str) -> Any:

@@ -25,9 +25,12 @@ class DivergedError(ValueError):
         value: what it is.
         step: counted from 1.
         state: the checkpoint's file.
+        detail: where in the term, and why.
     """
 
-    def __init__(self, term: str, value: float, step: int, state: Path | None = None) -> None:
+    def __init__(
+        self, term: str, value: float, step: int, state: Path | None = None, *, detail: str = ""
+    ) -> None:
         """Say which term, when, and what may help."""
         self.term, self.step = term, step
         kept = f" The last good checkpoint is kept in {state}." if state and state.exists() else ""
@@ -35,7 +38,7 @@ class DivergedError(ValueError):
         super().__init__(
             f"{what} is {value} at step {step}: the training stopped.{kept} Try a lower"
             " optimizer.lr, a training.clip_norm, a longer neural.ramp or precision 32-true, and"
-            f" {FRESH}"
+            f" {FRESH}{f' ({detail})' if detail else ''}"
         )
 
 
@@ -140,6 +143,8 @@ def check_fits(module: nn.Module, weights: Mapping[str, Tensor], path: Path) -> 
 def check_finite(module: nn.Module, step: int, state: Path | None = None) -> None:
     """Raise a DivergedError where a weight or a running statistic is NaN or infinite."""
     for name, tensor in module.state_dict().items():
+        if not isinstance(tensor, Tensor):  # a module's extra state
+            continue
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             wrong = tensor[~torch.isfinite(tensor)].flatten()[0]
             raise DivergedError(name, float(wrong), step, state)

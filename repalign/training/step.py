@@ -9,6 +9,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from repalign.regularize.alignment import AlignmentLoss
+from repalign.regularize.alignment_terms import UndefinedLossError
 from repalign.training.configuration import FinetuneConfig
 from repalign.training.task_data import check_labels
 from repalign.training.terms import TaskTerm
@@ -46,12 +47,20 @@ class Objective:
             images, labels: this process' part of the task batch.
             full: size of the whole task batch.
             step: steps that were taken before.
+
+        Raises:
+            UndefinedLossError: a neural loss is not finite, though the task's is.
         """
         self.task.train()
         losses: dict[str, Tensor] = {}
         if self.config.task.weight > 0:
             losses["task"] = self._of_task(images, labels, full, step)
-        losses |= self._of_neural_batch(step)
+        try:
+            losses |= self._of_neural_batch(step)
+        except UndefinedLossError:
+            if "task" in losses and not bool(losses["task"].isfinite()):
+                return losses  # the network was lost before
+            raise
         if self.fabric.world_size > 1:
             self._share(losses)
         return losses
@@ -82,6 +91,8 @@ class Objective:
         try:
             with self.fabric.autocast():
                 terms = self.align.forward_terms()
+        except UndefinedLossError:
+            raise
         except ValueError as error:
             raise ValueError(f"step {step + 1}, alignment term: {error}") from error
         losses: dict[str, Tensor] = {}

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -85,21 +84,6 @@ def jitter(
     if noise_sd:
         made.append(Noise(sd=noise_sd))
     return tuple(made)
-
-
-def adversarial_images(parameters: Mapping[str, Any]) -> AdversarialImages:
-    """Adversarial training with the parameters of its control.
-
-    Raises:
-        ValueError: an unknown parameter, or a value out of range.
-    """
-    known = [field.name for field in fields(AdversarialImages)]
-    unknown = [name for name in parameters if name not in known]
-    if unknown:
-        raise ValueError(
-            f"adversarial-training has no parameter {unknown[0]!r}; there are {', '.join(known)}"
-        )
-    return AdversarialImages(**parameters)
 
 
 class TaskTerm:

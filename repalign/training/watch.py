@@ -14,7 +14,8 @@ class Watch:
     """The best values of validation, and how long ago anything improved.
 
     With the monitor ``both`` anything that improves counts as progress, so training stops only
-    when neither does; the best weights are those with the greatest sum of the two.
+    when neither does; the best weights are those with the greatest sum of the two. What was
+    never defined is then left out.
 
     Args:
         task, alignment: the best values so far, larger being better.
@@ -40,7 +41,7 @@ class Watch:
         seen = {
             name: -math.inf if value is None else value
             for name, value in scores.items()
-            if monitor in (name, "both")
+            if monitor == name or (monitor == "both" and not self._never(name, value))
         }
         improved = [name for name, value in seen.items() if value > getattr(self, name) + least]
         for name in improved:
@@ -51,6 +52,9 @@ class Watch:
             return False
         self.best = {"step": step, "monitor": monitor, "value": value, **scores}
         return True
+
+    def _never(self, name: str, value: float | None) -> bool:
+        return value is None and getattr(self, name) == -math.inf
 
     def enough(self, training: TrainingSection) -> str:
         """Why training should stop now; empty while it should go on."""
