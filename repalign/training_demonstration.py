@@ -36,7 +36,7 @@ LAYER = "hidden"
 ATTACKS = ("pgd:steps=20", "pgd:steps=20,loss=margin")
 EPS = (0.0, 0.1, 0.15, 0.2)
 CONTROLS = ("row-shuffle", "within-class-shuffle", "gaussian", "one-hot", "non-robust-teacher")
-EPOCHS = 20
+EPOCHS = 16
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def training_config(
     seeds: Sequence[int] = (0, 1, 2),
     controls: Sequence[str] = CONTROLS,
 ) -> dict[str, Any]:
-    """The configuration of the demonstration, as a mapping: digits, 20 epochs, λ = 1.
+    """The configuration of the demonstration, as a mapping: digits, 16 epochs, λ = 1.
 
     Args:
         dataset: card of the simulated recording (see `repalign.robust_digits`).
@@ -96,7 +96,7 @@ def training_config(
             "labels": "digit",
             "other_region": {"region": "V1"},
             "held_out_neuroids": 0.25,
-            "audit_stimuli": 200,
+            "audit_stimuli": 120,
             "workers": min(2, os.cpu_count() or 1),
         },
         "robustness": {"attacks": list(ATTACKS), "eps": list(EPS), "masking_images": 40},
