@@ -289,11 +289,13 @@ def test_command_prints_the_conclusion_and_json(
     path = tmp_path / "config.toml"
     path.write_text("\n".join(lines))
     monkeypatch.setattr("sys.argv", ["repalign", "finetune", str(path), "--json"])
-    main()
+    with pytest.raises(SystemExit, match="0"):
+        main()
     printed = json.loads(capsys.readouterr().out)
     assert printed["report"] == str(tmp_path / "out" / "report.html")
     monkeypatch.setattr("sys.argv", ["repalign", "finetune", str(path)])
-    main()
+    with pytest.raises(SystemExit, match="0"):
+        main()
     assert "report:" in capsys.readouterr().out
 
 
