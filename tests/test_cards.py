@@ -50,7 +50,7 @@ def test_shipped_model_card_is_complete(name: str) -> None:
     assert len(card.citation) > 20
     assert card.doi or card.url
     assert card.layers
-    assert card.weights != "random"
+    assert card.weights != "random" or name == "digits_cnn"  # which is there to be trained
 
 
 def test_loaders_resolve() -> None:
