@@ -102,7 +102,7 @@ def finetune(
         return
     print(f"{summary['name']}: {summary['steps']} steps ({summary['ended']})")
     for key, words in (
-        ("val_task", "validation of the task"),
+        ("val_task", "validation of the task (accuracy)"),
         ("val_alignment", "alignment on held-out stimuli"),
     ):
         if summary[key] is not None:
@@ -113,4 +113,8 @@ def finetune(
         if summary[key] is not None:
             print(f"{key}: {summary[key]}")
     if done.card is not None:
-        print(f"next: repalign record {done.card} --stimuli DATASET", file=sys.stderr)
+        print(
+            f"next: repalign record {done.card} --stimuli DATASET (on stimuli that it was aligned"
+            " to, its scores are inflated)",
+            file=sys.stderr,
+        )

@@ -99,6 +99,9 @@ def run_experiment(
     runs = Runs(materials, resume=resume, progress=progress, say=tell)
     runs.tests.check()
     conditions = find_conditions(runs)
+    for condition in conditions:
+        if condition.reason:
+            tell(f"{condition.name} is left out: {condition.reason}{_remedy(condition.reason)}")
     first, masking = config.seeds[0], config.robustness.masking
     jobs = [
         Job(condition.name, condition.strength, seed, masking=masking and seed == first)
@@ -148,6 +151,11 @@ def find_conditions(runs: Runs) -> list[Condition]:
         return found
     goal = runs.run(Job(ALIGNED, weight, TUNING_SEED, brief=True))["clean"]
     return [*found[:2], *(one if one.reason else _tuned(runs, one, goal) for one in found[2:])]
+
+
+def _remedy(reason: str) -> str:
+    """Which key of the configuration may be what is missing."""
+    return " Does experiment.labels name their coordinate?" if "class labels" in reason else ""
 
 
 def _target_name(materials: Materials) -> str:

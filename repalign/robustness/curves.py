@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +74,7 @@ class RobustnessCurve:
     auc: float
     auc_low: float
     auc_high: float
-    correct: Bool[np.ndarray, "eps image"]
+    correct: Bool[np.ndarray, "eps image"] = field(repr=False)
     reference: str
     upper_bound: bool
     confidence: float = 0.95
