@@ -4,5 +4,5 @@
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 sh "$root/scripts/install.sh" >&2
-printf '==> repalign demo (1 to 3 minutes on two cores)\n' >&2
+printf '==> repalign demo (1 to 3 minutes on two cores, 4 to 6 with --train)\n' >&2
 exec "$root/.venv/bin/repalign" demo "$@"

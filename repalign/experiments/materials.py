@@ -17,7 +17,7 @@ from repalign.networks import Network, load_network
 from repalign.recording import NEUROID, SUBJECT, select, stimulus_ids
 from repalign.regularize.target_responses import stimulus_labels
 from repalign.store import fingerprint
-from repalign.training.neural import open_target
+from repalign.training.neural import open_target, split_stimuli
 from repalign.training.task_data import TaskData, load_task
 
 TEACHER_SEED = 1000  # of the baseline that teaches, so that it is none of the compared ones
@@ -49,26 +49,20 @@ class Materials:
         assert self.config.neural is not None
         return tuple(self.config.neural.layers)
 
-    @cached_property
+    @property
     def held_out_stimuli(self) -> tuple[str, ...]:
         """Stimuli that no run is aligned to: the same for all of them."""
-        assert self.config.neural is not None
-        wanted = self.config.neural.held_out_stimuli
-        ids = stimulus_ids(self.recording)
-        if not isinstance(wanted, float):
-            unknown = sorted(set(wanted) - set(ids))
-            if unknown:
-                raise ValueError(f"held_out_stimuli names {unknown[0]!r}, which was not recorded")
-            return tuple(wanted)
-        order = np.random.default_rng(0).permutation(len(ids))
-        held = set(order[: round(wanted * len(ids))].tolist())
-        return tuple(name for i, name in enumerate(ids) if i in held)
+        return self._stimuli[1]
 
-    @cached_property
+    @property
     def trained_stimuli(self) -> tuple[str, ...]:
         """The other stimuli."""
-        held = set(self.held_out_stimuli)
-        return tuple(name for name in stimulus_ids(self.recording) if name not in held)
+        return self._stimuli[0]
+
+    @cached_property
+    def _stimuli(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        assert self.config.neural is not None
+        return split_stimuli(stimulus_ids(self.recording), self.config.neural.held_out_stimuli)
 
     @cached_property
     def trained_neuroids(self) -> np.ndarray[Any, np.dtype[np.bool_]]:

@@ -13,15 +13,14 @@ from torch import Tensor
 from repalign.metrics.comparators import check_choice
 from repalign.robustness.attack_calls import (
     Problem,
+    SearchesImages,
     Strongest,
-    attack_correct_images,
     check_count,
 )
 from repalign.robustness.attack_losses import LOSSES, TARGETED_LOSSES, Labels, Logits
 from repalign.robustness.gradient_attacks import check_gradients, image_gradient, mean_logits
 from repalign.robustness.perturbations import (
     BALLS,
-    Bounds,
     Images,
     L2Ball,
     LinfBall,
@@ -99,7 +98,7 @@ class _Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class APGD:
+class APGD(SearchesImages):
     """Auto-PGD: the step size starts at 2 eps and is halved where progress stops.
 
     z = Π(x + a · u), x ← Π(x + ¾ (z − x) + ¼ (x − x_last)) with u as in PGD. At checkpoints a is
@@ -154,28 +153,6 @@ class APGD:
                 f"n_targets is {self.n_targets}, but {self.loss!r} aims at no class. Leave it out, "
                 f"or use loss='{self.loss}-targeted'."
             )
-
-    def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        eps: float,
-        bounds: Bounds = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> Images:
-        """Return of each image the perturbed one with the largest margin that was met."""
-        return attack_correct_images(
-            self._search,
-            model,
-            images,
-            labels,
-            norm=self.norm,
-            eps=eps,
-            bounds=bounds,
-            generator=generator,
-        )
 
     def _search(self, problem: Problem) -> Images:
         strongest = Strongest(problem)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -132,6 +133,39 @@ def attack_correct_images(
             return found
         images[correct] = found
         return images
+
+
+class _Search(Protocol):
+    @property
+    def norm(self) -> str: ...
+
+    def _search(self, problem: Problem, /) -> Images: ...
+
+
+class SearchesImages:
+    """Gives an attack the call of all attacks; it adds ``norm`` and ``_search``."""
+
+    def __call__(
+        self: _Search,
+        model: Model,
+        images: Images,
+        labels: Labels,
+        *,
+        eps: float,
+        bounds: Bounds = (0.0, 1.0),
+        generator: torch.Generator | None = None,
+    ) -> Images:
+        """Return the images, those that the model gets right perturbed by at most ``eps``."""
+        return attack_correct_images(
+            self._search,
+            model,
+            images,
+            labels,
+            norm=self.norm,
+            eps=eps,
+            bounds=bounds,
+            generator=generator,
+        )
 
 
 class Strongest:

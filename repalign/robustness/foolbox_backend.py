@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from repalign.metrics.comparators import check_choice
-from repalign.robustness.attack_calls import Problem, attack_correct_images
-from repalign.robustness.perturbations import BALLS, Bounds, Images, Labels, Model
+from repalign.robustness.attack_calls import Problem, SearchesImages
+from repalign.robustness.perturbations import BALLS, Images, Model
 
 _POWERS = {"L2": 2.0, "Linf": float("inf")}
 
@@ -63,7 +63,7 @@ class _Behind(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FoolboxAttack:
+class FoolboxAttack(SearchesImages):
     """An attack class of foolbox, with its parameters.
 
     Args:
@@ -120,28 +120,6 @@ class FoolboxAttack:
                 f"so expected p = {_POWERS[self.norm]}."
             )
         return made
-
-    def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        eps: float,
-        bounds: Bounds = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> Images:
-        """Return foolbox's images, each cut to eps."""
-        return attack_correct_images(
-            self._search,
-            model,
-            images,
-            labels,
-            norm=self.norm,
-            eps=eps,
-            bounds=bounds,
-            generator=generator,
-        )
 
     def _search(self, problem: Problem) -> Images:
         images, bounds = problem.images, problem.ball.bounds

@@ -12,17 +12,15 @@ from torch import Tensor
 from repalign.metrics.comparators import check_choice
 from repalign.robustness.attack_calls import (
     Problem,
+    SearchesImages,
     Strongest,
-    attack_correct_images,
     check_count,
     in_full_precision,
 )
 from repalign.robustness.attack_losses import LOSSES
 from repalign.robustness.perturbations import (
     BALLS,
-    Bounds,
     Images,
-    Labels,
     Logits,
     Model,
     take_ball,
@@ -84,7 +82,7 @@ def mean_logits(model: Model, x: Images, *, samples: int = 1) -> Logits:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FGSM:
+class FGSM(SearchesImages):
     """The fast gradient sign method: one step of size eps along the gradient of a loss.
 
     x + eps · sign(∇L) in Linf, x + eps · ∇L/‖∇L‖ in L2, cut by the bounds. A lower bound of what
@@ -116,28 +114,6 @@ class FGSM:
         check_choice(self.norm, BALLS, "norm")
         check_choice(self.loss, LOSSES, "loss of FGSM")
 
-    def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        eps: float,
-        bounds: Bounds = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> Images:
-        """Return the images after one step; the generator is not used, for nothing is random."""
-        return attack_correct_images(
-            self._search,
-            model,
-            images,
-            labels,
-            norm=self.norm,
-            eps=eps,
-            bounds=bounds,
-            generator=generator,
-        )
-
     def _search(self, problem: Problem) -> Images:
         ball = problem.ball
         *_, gradient = image_gradient(
@@ -149,7 +125,7 @@ class FGSM:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGD:
+class PGD(SearchesImages):
     """Projected gradient ascent on a loss, from random points of the ball.
 
     x ← Π(x + a · u) with u = sign(∇L) in Linf, ∇L/‖∇L‖ in L2, and Π the projection onto the ball
@@ -211,28 +187,6 @@ class PGD:
                 f"restarts is {self.restarts} with random_start=False; every run would be the "
                 "same. Use restarts=1, or random starts."
             )
-
-    def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        eps: float,
-        bounds: Bounds = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> Images:
-        """Return of each image the perturbed one with the largest margin that was met."""
-        return attack_correct_images(
-            self._search,
-            model,
-            images,
-            labels,
-            norm=self.norm,
-            eps=eps,
-            bounds=bounds,
-            generator=generator,
-        )
 
     def _search(self, problem: Problem) -> Images:
         strongest = Strongest(problem)

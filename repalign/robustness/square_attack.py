@@ -12,17 +12,15 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from repalign.metrics.comparators import check_choice
-from repalign.robustness.attack_calls import Problem, attack_correct_images, check_count
+from repalign.robustness.attack_calls import Problem, SearchesImages, check_count
 from repalign.robustness.attack_losses import margin_loss
 from repalign.robustness.gradient_attacks import mean_logits
 from repalign.robustness.image_random import uniform_numbers
 from repalign.robustness.perturbations import (
-    Bounds,
     Images,
     L2Ball,
     Labels,
     LinfBall,
-    Model,
     per_image,
     take,
     take_ball,
@@ -45,7 +43,7 @@ def changed_share(query: int, *, queries: int, p_init: float) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Square:
+class Square(SearchesImages):
     """A black-box attack: squares at random places are kept where they lower the margin.
 
     Linf: from vertical stripes of ±eps on, a square of each channel becomes ±eps. L2: from tiles of
@@ -87,28 +85,6 @@ class Square:
         check_count(self.queries, "queries")
         if not 0 < self.p_init <= 1:
             raise ValueError(f"p_init is {self.p_init}; expected a share above 0 and at most 1.")
-
-    def __call__(
-        self,
-        model: Model,
-        images: Images,
-        labels: Labels,
-        *,
-        eps: float,
-        bounds: Bounds = (0.0, 1.0),
-        generator: torch.Generator | None = None,
-    ) -> Images:
-        """Return of each image the first that is wrong, or the one with the largest margin."""
-        return attack_correct_images(
-            self._search,
-            model,
-            images,
-            labels,
-            norm=self.norm,
-            eps=eps,
-            bounds=bounds,
-            generator=generator,
-        )
 
     def _search(self, problem: Problem) -> Images:
         start, propose = SEARCHES[self.norm]

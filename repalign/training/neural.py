@@ -91,7 +91,7 @@ def open_neural(
                 "neural.held_out_subjects names all subjects: none is left to train on"
             )
         target = select(target, **{SUBJECT: kept})
-    trained, held_out = _split(stimulus_ids(target), section.held_out_stimuli)
+    trained, held_out = split_stimuli(stimulus_ids(target), section.held_out_stimuli)
     return NeuralData(target=target, stimuli=stimuli, trained=trained, held_out=held_out)
 
 
@@ -105,9 +105,10 @@ def open_target(name: str, *, to: str | Path | None = None) -> xr.Dataset:
     return next(iter(layers.values()))
 
 
-def _split(
+def split_stimuli(
     ids: Sequence[str], held_out: float | tuple[str, ...]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The stimuli to train on, and those held out: named, or a share drawn once and for all."""
     if isinstance(held_out, tuple):
         unknown = [name for name in held_out if name not in set(ids)]
         if unknown:
