@@ -26,6 +26,7 @@ from repalign.robustness import APGD, PGD, MaskingAudit, Square
 from repalign.stimuli import Stimuli, encode_png, stimuli_to_dataset
 from repalign.store import open_store, write_store
 from repalign.training.configuration import known_keys
+from repalign.training.neural import open_neural
 
 N_STIMULI = 160
 
@@ -205,6 +206,36 @@ def test_held_out_subjects_are_not_aligned_to_but_audited(it: xr.Dataset, tmp_pa
         ("A", "trained"),
         ("B", "held out"),
     }
+
+
+def test_what_is_held_out_reaches_no_control(it: xr.Dataset, tmp_path: Path) -> None:
+    """Grossly other responses to held-out stimuli leave every trained network as it was."""
+    names = [name for name, control in CONTROLS.items() if control.kind == "target"]
+    names.remove("other-region")
+
+    def weights(target: xr.Dataset, out: Path) -> dict[str, bytes]:
+        config = configuration(
+            out,
+            training={"steps": 3},
+            experiment={"controls": names, "labels": "digit"},
+            robustness={"eps": [0, 0.1], "images": 8, "attacks": ["fgsm"]},
+        )
+        found = run_experiment(config, target=target, progress=False, say=quiet)
+        return {
+            run["condition"]: next((out / run["folder"]).glob("*.safetensors")).read_bytes()
+            for run in found.record["runs"]
+        }
+
+    section = experiment_config(configuration(tmp_path)).neural
+    assert section is not None
+    held_out = open_neural(section, it, None).held_out
+    changed = it.load().copy(deep=True)
+    changed.attrs["fingerprint"] = "sha256:1"
+    changed["response"].values[np.isin(it["stimulus_id"].values.astype(str), held_out)] *= 50
+    first, second = weights(it, tmp_path / "a"), weights(changed, tmp_path / "b")
+    assert set(first) == {"baseline", "aligned", *names}
+    assert first == second
+    assert len(set(first.values())) == len(first)
 
 
 def test_without_task_labels_robustness_is_agreement_and_label_controls_do_not_apply(

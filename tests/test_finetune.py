@@ -29,7 +29,9 @@ from repalign.store import open_store, write_store
 from repalign.training import gradient_checkpointing, log, loop, released, runs
 from repalign.training.gradient_checkpointing import checkpointed
 from repalign.training.log import read_history
+from repalign.training.neural import control_target, open_neural
 from repalign.training.runs import train_network
+from repalign.training.sections import NeuralSection
 from repalign.training.state import DivergedError, read_state, write_state
 from repalign.training.task_batches import epoch_order
 from repalign.training.task_data import TaskData, TensorImages
@@ -120,7 +122,7 @@ NEURAL = {"layers": ["body"], "loss": "log-cka", "batch_size": 24, "weight": 1.0
 def run(out: Path, *, net: Network | None = None, **options: Any) -> runs.FinetuneResult:
     target = options.pop("target", None)
     data = options.pop("data", None) or task()
-    resume = options.pop("resume", True)
+    resume, stand_in = options.pop("resume", True), options.pop("stand_in", None)
     if options.get("task", {}).get("data") == "none":
         data = None
     return train_network(
@@ -128,6 +130,7 @@ def run(out: Path, *, net: Network | None = None, **options: Any) -> runs.Finetu
         network=net or network(),
         task=data,
         target=target,
+        stand_in=stand_in,
         resume=resume,
         progress=False,
     )
@@ -343,6 +346,44 @@ def test_target_controls_stand_in_for_the_trained_responses(control, tmp_path, r
     plain = run(tmp_path / "b", neural=neural, target=recording, training=one)
     assert done.history[0]["val_alignment"] == plain.history[0]["val_alignment"]  # the real brain
     assert done.history[1]["align_loss"] != plain.history[1]["align_loss"]
+
+
+def test_a_control_is_made_of_the_stimuli_trained_on_and_of_the_whole_recording(  # type: ignore[no-untyped-def]
+    tmp_path, recording
+) -> None:
+    """``other`` selects what ``select`` has left out, and held-out responses reach no control."""
+    neural = {**NEURAL, "select": {"region": "IT"}}
+    control = {"name": "other-region", "other": {"region": "V4"}}
+    one = {"epochs": 1}
+    done = run(tmp_path / "a", neural=neural, control=control, target=recording, training=one)
+    open_data = open_neural(NeuralSection(**NEURAL), recording, None)
+    changed = recording.load().copy(deep=True)
+    changed.attrs.pop("fingerprint", None)
+    held_out = np.isin(changed["stimulus_id"].values.astype(str), open_data.held_out)
+    changed["response"].values[held_out] *= 100
+    again = run(tmp_path / "b", neural=neural, control=control, target=changed, training=one)
+    assert done.weights.read_bytes() == again.weights.read_bytes()
+    by_hand = open_neural(NeuralSection(**neural), recording, None)
+    made = control_target(
+        "other-region", by_hand, seed=0, other=recording.isel(neuroid=slice(0, 8))
+    )
+    given = run(tmp_path / "c", neural=neural, stand_in=made, target=recording, training=one)
+    assert done.weights.read_bytes() == given.weights.read_bytes()
+    with pytest.raises(ValueError, match="has the control 'other-region', which would take"):
+        run(tmp_path / "d", neural=neural, control=control, stand_in=made, target=recording)
+
+
+def test_what_is_never_defined_stops_no_training(tmp_path: Path, recording) -> None:  # type: ignore[no-untyped-def]
+    """The baseline of a run with read-outs has no alignment to monitor."""
+    stop = {"monitor": "alignment", "patience": 1}
+    done = run(
+        tmp_path,
+        neural={**NEURAL, "loss": "ridge-mse", "weight": 0.0},
+        target=recording,
+        training={"epochs": 4, "early_stopping": stop, "keep": "best"},
+    )
+    assert done.ended == "all steps"
+    assert Path(done.best["weights"]).read_bytes() == done.weights.read_bytes()
 
 
 def test_early_stopping_waits_for_both_monitors(tmp_path: Path, recording) -> None:  # type: ignore[no-untyped-def]

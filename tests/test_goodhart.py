@@ -14,13 +14,13 @@ import torch
 import xarray as xr
 from torch import Tensor, nn
 
+from repalign import layer_activations
 from repalign.experiments import (
     audit_changes,
     audit_measures,
     audit_rows,
     audit_rules,
     goodhart,
-    layer_activations,
 )
 from repalign.experiments.audit_changes import Change, pooled
 from repalign.experiments.audit_measures import make_instrument, metric_label, tenths
@@ -32,7 +32,7 @@ from repalign.experiments.audit_rows import (
     rows_of_network,
 )
 from repalign.experiments.goodhart import RULES, GoodhartAudit, goodhart_audit
-from repalign.experiments.layer_activations import layer_responses
+from repalign.layer_activations import layer_responses
 from repalign.metrics import CKA, RSA, Metric, Procrustes, Ridge
 from repalign.networks import Network
 from repalign.recording import make_recording, stimulus_ids

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from repalign.experiments.audit_rows import AUDITED_AS, AlignmentPanel, alignment_panel
 from repalign.experiments.human_choices import Counts, consistency_rows, read_choices
-from repalign.experiments.layer_activations import layer_responses
 from repalign.experiments.materials import Materials
+from repalign.layer_activations import layer_responses
 from repalign.metrics import Metric
-from repalign.networks import Network, preprocess
+from repalign.networks import Network
 from repalign.recording import NEUROID, stimulus_ids
 from repalign.regularize.objectives import MetricObjective, as_objective
 from repalign.robustness import Attack, PixelNetwork
@@ -32,6 +32,7 @@ from repalign.robustness.masking import (
     masking_audit,
 )
 from repalign.stimuli import open_stimuli
+from repalign.training.neural import StimulusImages
 from repalign.training.task_batches import iterate_batches
 from repalign.training.task_images import ImageSet, TaskData
 
@@ -90,7 +91,9 @@ class Tests:
         """Test images in pixels, and their labels: of the task, or else held-out stimuli."""
         task = self.materials.task
         if task is None:
-            return self._pixels(self.materials.held_out_stimuli[: self.plan.images]), None
+            ids = self.materials.held_out_stimuli[: self.plan.images]
+            shown = StimulusImages(self.materials.neural.images, ids, self.materials.start(0))
+            return torch.stack([shown[row][0] for row in range(len(shown))]), None
         [(images, labels)] = iterate_batches(_tested(task), [self._rows(task).tolist()])
         return images.contiguous(), labels
 
@@ -99,17 +102,6 @@ class Tests:
         size = len(_tested(task))
         rows = np.linspace(0, size - 1, min(self.plan.images, size)).round()
         return np.unique(rows.astype(np.int64))
-
-    def _pixels(self, ids: Sequence[str]) -> Tensor:
-        shown = open_stimuli(self.materials.recording).subset(list(ids))
-        network = self.materials.start(0)
-        unchanged = {"mean": (0.0,) * 3, "std": (1.0,) * 3}
-        plain = network.preprocessing.model_copy(update=unchanged)
-        degrees = {
-            "shown_degrees": shown.visual_degrees,
-            "field_degrees": network.visual_degrees,
-        }
-        return torch.stack([preprocess(shown.image(i), plain, **degrees) for i in range(len(ids))])
 
     @cached_property
     def panels(self) -> list[tuple[xr.Dataset, AlignmentPanel]]:

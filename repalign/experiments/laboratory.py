@@ -204,7 +204,7 @@ def make_record(
             "region": ", ".join(sorted(set(recording["region"].values.astype(str)))),
             "stimuli": len(materials.trained_stimuli),
             "held_out_stimuli": len(materials.held_out_stimuli),
-            "subjects": sorted(set(materials.trained_part["subject"].values.astype(str).tolist())),
+            "subjects": sorted(set(materials.neural.target["subject"].values.astype(str).tolist())),
         },
         "conditions": [condition.entry() for condition in conditions],
         "runs": list(runs),

@@ -14,11 +14,12 @@ import xarray as xr
 from repalign.cards import load_model_card, split_twin
 from repalign.experiments.configuration import ExperimentConfig
 from repalign.networks import Network, load_network
-from repalign.recording import NEUROID, SUBJECT, select, stimulus_ids
+from repalign.recording import NEUROID, SUBJECT, select
 from repalign.regularize.target_responses import stimulus_labels
 from repalign.store import fingerprint
-from repalign.training.neural import open_target, split_stimuli
-from repalign.training.task_data import TaskData, load_task
+from repalign.training.neural import NeuralData, named_target, open_neural, open_target
+from repalign.training.setup import named_task
+from repalign.training.task_data import TaskData
 
 TEACHER_SEED = 1000  # of the baseline that teaches, so that it is none of the compared ones
 
@@ -49,20 +50,23 @@ class Materials:
         assert self.config.neural is not None
         return tuple(self.config.neural.layers)
 
+    @cached_property
+    def neural(self) -> NeuralData:
+        """The recording's part that is aligned to, its stimuli split for all runs alike."""
+        assert self.config.neural is not None
+        section = self.config.neural.model_copy(update={"select": {}, "held_out_subjects": ()})
+        part = self.recording.isel({NEUROID: np.flatnonzero(self.trained_neuroids)})
+        return open_neural(section, part, None)
+
     @property
     def held_out_stimuli(self) -> tuple[str, ...]:
         """Stimuli that no run is aligned to: the same for all of them."""
-        return self._stimuli[1]
+        return self.neural.held_out
 
     @property
     def trained_stimuli(self) -> tuple[str, ...]:
         """The other stimuli."""
-        return self._stimuli[0]
-
-    @cached_property
-    def _stimuli(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        assert self.config.neural is not None
-        return split_stimuli(stimulus_ids(self.recording), self.config.neural.held_out_stimuli)
+        return self.neural.trained
 
     @cached_property
     def trained_neuroids(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -85,16 +89,13 @@ class Materials:
         return kept
 
     @cached_property
-    def trained_part(self) -> xr.Dataset:
-        """The recording's neuroids that are aligned to, with all stimuli."""
-        return self.recording.isel({NEUROID: np.flatnonzero(self.trained_neuroids)})
-
-    @cached_property
-    def labels(self) -> np.ndarray[Any, Any] | None:
-        """The class of each neural stimulus, where the configuration names a coordinate."""
+    def labels(self) -> str | None:
+        """The coordinate of the neural stimuli's classes, where the configuration names one."""
         assert self.config.neural is not None
         name = self.config.experiment.labels or self.config.neural.labels
-        return None if name is None else stimulus_labels(self.recording, name)
+        if name is not None:
+            stimulus_labels(self.recording, name)  # raises, before anything is trained
+        return name
 
     @property
     def untrained(self) -> bool:
@@ -184,9 +185,7 @@ def gather_materials(
     if config.neural is None:
         raise ValueError("an experiment needs a [neural] section: there is nothing to align to")
     if target is None:
-        if config.neural.dataset is None:
-            raise ValueError("neural.dataset is missing: name a recording, or pass target=")
-        target = open_target(config.neural.dataset, to=to)
+        target = named_target(config.neural, to=to)
         if config.neural.select:
             target = select(target, **config.neural.select)
     found = Materials(
@@ -199,23 +198,17 @@ def gather_materials(
     )
     if task is not None or config.task.data == "none":
         return found
-    task = load_task(
-        config.task.data,
-        preprocessing=found.start(0).preprocessing,
-        validation=config.task.validation,
-        root=config.task.root,
-        download=config.task.download,
-    )
-    return replace(found, task=task)
+    return replace(found, task=named_task(config, found.start(0)))
 
 
 def _other_region(config: ExperimentConfig, *, to: str | Path | None) -> xr.Dataset | None:
     wanted = config.experiment.other_region
     if not wanted:
         return None
-    if config.neural is None or config.neural.dataset is None:
+    assert config.neural is not None
+    if config.neural.dataset is None:
         raise ValueError(
             "experiment.other_region selects from neural.dataset, which is missing: name the"
             " recording there, beside target= too"
         )
-    return select(open_target(config.neural.dataset, to=to), **wanted)
+    return select(named_target(config.neural, to=to), **wanted)

@@ -14,17 +14,18 @@ import xarray as xr
 from repalign.experiments.configuration import ALIGNED, BASELINE
 from repalign.experiments.evaluation import Tests
 from repalign.experiments.jobs import Job
-from repalign.experiments.layer_activations import layer_responses
 from repalign.experiments.materials import TEACHER_SEED, Materials
 from repalign.networks import Network, load_network
+from repalign.regularize.control_targets import Teacher
 from repalign.regularize.controls import CONTROLS, Control
 from repalign.store import write_file
 from repalign.training.configuration import FinetuneConfig
+from repalign.training.neural import control_target, teacher_features
 from repalign.training.runs import FinetuneResult, train_network
 from repalign.training.sections import NamedSection
 
 EVALUATION = "evaluation.json"
-FORMAT = 2
+FORMAT = 3
 UNRELATED = {"controls", "seeds", "dose", "workers", "tune", "strengths"}  # to any one run
 STRENGTHENED = {"noise_sd", "brightness", "contrast", "eps"}
 
@@ -114,7 +115,8 @@ class Runs:
             config,
             network=copy.deepcopy(self.materials.start(job.seed)),
             task=self.materials.task,
-            target=self._target_of(job),
+            target=self.materials.neural.target,
+            stand_in=self._stand_in(job),
             resume=resume,
             progress=self.progress,
         )
@@ -153,31 +155,35 @@ class Runs:
                 parameters[name] = parameters[name] * job.strength
         return parameters
 
-    def _target_of(self, job: Job) -> xr.Dataset:
-        control = CONTROLS.get(job.name)
+    def _stand_in(self, job: Job) -> xr.Dataset | None:
+        """What a control aligns to in the brain's place."""
+        control, materials = CONTROLS.get(job.name), self.materials
         if control is None or control.kind == "training":
-            return self.materials.trained_part
-        return control(
-            self.materials.trained_part,
+            return None
+        return control_target(
+            control.name,
+            materials.neural,
             seed=job.seed,
-            labels=self.materials.labels,
+            labels=materials.labels,
             teacher=self._teacher(job.seed) if "teacher" in control.needs else None,
-            other=self.materials.other_region,
+            other=materials.other_region,
             **self._parameters(job),
         )
 
-    def _teacher(self, seed: int) -> Any:
-        """Features of an ordinary network at the first aligned layer."""
+    def _teacher(self, seed: int) -> Teacher:
+        """Features of an ordinary network at the first aligned layer.
+
+        It is the one that the configuration names; or else one trained on the task as the baseline
+        is, with a seed of its own; or else, without a task, the network before training.
+        """
         materials = self.materials
-        if materials.config.experiment.teacher or not materials.untrained:
+        if materials.config.experiment.teacher or materials.task is None:
             network = materials.teacher()
         else:
             baseline = Job(BASELINE, 0.0, TEACHER_SEED + seed)
             config = self._config_of(baseline, self.folder / "runs" / "teacher" / f"seed-{seed}")
             network = self._train(baseline, config, resume=self.resume).network
-        layer = materials.layers[0]
-        features = layer_responses(network, materials.recording, [layer])
-        return features[layer]["response"].values
+        return teacher_features(network, materials.layers[0], materials.neural.images)
 
 
 def _named(control: Control | None, parameters: Mapping[str, Any]) -> Any:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import xarray as xr
 from torch import Tensor
 
 from repalign.activations import open_layers
-from repalign.cards import Preprocessing
-from repalign.hooks import capture
+from repalign.layer_activations import layer_responses
 from repalign.loaders import ingest
 from repalign.networks import Network, load_network, preprocess
 from repalign.recording import PRESENTATION, STIMULUS, SUBJECT, is_rdm_only, select, stimulus_ids
 from repalign.regularize.alignment import AlignmentLoss
 from repalign.regularize.alignment_terms import AlignmentTerm
+from repalign.regularize.control_targets import Teacher
 from repalign.regularize.controls import CONTROLS
 from repalign.regularize.schedules import Schedule
 from repalign.stimuli import Stimuli, open_stimuli
@@ -36,32 +35,53 @@ class NeuralData:
     """A recording with its parts.
 
     Args:
+        whole: the recording as it was given, before anything was selected.
         target: the subjects trained on, all stimuli.
         stimuli: the images; None where the recording brings its own.
         trained, held_out: ids of the stimuli trained on, and of the others.
+        stand_in: what is aligned to in the target's place; held-out stimuli are the target's.
     """
 
+    whole: xr.Dataset
     target: xr.Dataset
     stimuli: Stimuli | None
     trained: tuple[str, ...]
     held_out: tuple[str, ...]
+    stand_in: xr.Dataset | None = None
+
+    @property
+    def images(self) -> Stimuli:
+        """The images of all stimuli."""
+        return self.stimuli or open_stimuli(self.target)
+
+    def trained_part(self, recording: xr.Dataset) -> xr.Dataset:
+        """The presentations of the stimuli that are trained on."""
+        trained, names = set(self.trained), recording[STIMULUS].values
+        rows = [row for row, name in enumerate(names) if str(name) in trained]
+        return recording.isel({PRESENTATION: rows})
 
     def fingerprint(self) -> str:
         """sha256 of what is trained on: the recording's content, its neuroids and stimuli."""
-        target = self.target
-        names = [target[name].values.tolist() for name in ("neuroid_id", SUBJECT, "region")]
-        words = [
-            target.attrs.get("fingerprint") or fingerprint(target),
-            target.attrs.get("control"),
-            target.attrs.get("control_seed"),
-            names,
-            self.trained,
-        ]
+        words: list[Any] = []
+        for part in (self.target, self.stand_in):
+            if part is not None:
+                names = [part[name].values.tolist() for name in ("neuroid_id", SUBJECT, "region")]
+                words += [_content(part), names]
+        words.append(self.trained)
         return f"sha256:{hashlib.sha256(repr(words).encode()).hexdigest()}"
 
 
+def _content(recording: xr.Dataset) -> tuple[str, Any, Any]:
+    attrs = recording.attrs
+    content = attrs.get("fingerprint") or fingerprint(recording)
+    return content, attrs.get("control"), attrs.get("control_seed")
+
+
 def open_neural(
-    section: NeuralSection, target: xr.Dataset | None, stimuli: Stimuli | None
+    section: NeuralSection,
+    target: xr.Dataset | None,
+    stimuli: Stimuli | None,
+    stand_in: xr.Dataset | None = None,
 ) -> NeuralData:
     """The recording of a configuration, or the one given, split into trained and held out.
 
@@ -70,10 +90,7 @@ def open_neural(
     Raises:
         ValueError: no recording, unknown stimuli or subjects, or nothing left to train on.
     """
-    if target is None:
-        if section.dataset is None:
-            raise ValueError("neural.dataset is missing: name a recording, or pass target=")
-        target = open_target(section.dataset)
+    whole = target = named_target(section) if target is None else target
     if is_rdm_only(target) or "response" not in target:
         raise ValueError("the target holds no responses; published RDMs cannot be trained on")
     if section.select:
@@ -92,7 +109,21 @@ def open_neural(
             )
         target = select(target, **{SUBJECT: kept})
     trained, held_out = split_stimuli(stimulus_ids(target), section.held_out_stimuli)
-    return NeuralData(target=target, stimuli=stimuli, trained=trained, held_out=held_out)
+    return NeuralData(
+        whole=whole,
+        target=target,
+        stimuli=stimuli,
+        trained=trained,
+        held_out=held_out,
+        stand_in=stand_in,
+    )
+
+
+def named_target(section: NeuralSection, *, to: str | Path | None = None) -> xr.Dataset:
+    """The recording that a configuration names, before anything is selected."""
+    if section.dataset is None:
+        raise ValueError("neural.dataset is missing: name a recording, or pass target=")
+    return open_target(section.dataset, to=to)
 
 
 def open_target(name: str, *, to: str | Path | None = None) -> xr.Dataset:
@@ -127,92 +158,102 @@ def split_stimuli(
 
 
 def control_target(
-    control: NamedSection,
+    name: str,
     data: NeuralData,
     *,
     seed: int,
-    labels: str | None,
-    start: Network,
-    regions: bool = False,
+    labels: str | None = None,
+    teacher: Teacher | None = None,
+    other: xr.Dataset | None = None,
+    **parameters: Any,
 ) -> xr.Dataset:
     """What a control puts in the place of the responses to the stimuli that are trained on.
 
-    Beside the control's own parameters its section may have ``seed`` (by default the training's),
-    ``labels`` (a coordinate of the presentations; by default that of ``neural.labels``),
-    ``teacher = {model = "card", layer = "name"}`` (by default the layer's network before training)
-    and ``other = {region = "V4"}``, a selection of the same recording.
-
     Args:
-        control: name and parameters.
+        name: in `repalign.regularize.CONTROLS`.
         data: the recording and its parts.
         seed: of what is drawn.
-        labels: coordinate of the classes.
-        start: the network before training.
-        regions: whether each layer has a region of its own.
+        labels: coordinate of the classes on presentation.
+        teacher: a function from stimulus ids to features, or features of the trained stimuli.
+        other: a recording of another region.
+        **parameters: of the control.
 
     Raises:
         ValueError: the control cannot be made of what there is.
     """
-    parameters = control.parameters
-    seed = parameters.pop("seed", seed)
-    labels = parameters.pop("labels", labels)
-    teacher = parameters.pop("teacher", None)
-    other = parameters.pop("other", None)
-    if control.name == "other-region" and regions:
-        raise ValueError(
-            "control other-region: neural.layers has a region for each layer, and no other region"
-            ' stands for them all; give layers = ["a layer"] and select one region'
-        )
-    trained = set(data.trained)
-    rows = [row for row, name in enumerate(data.target[STIMULUS].values) if str(name) in trained]
-    target = data.target.isel({PRESENTATION: rows})
-    features = None if teacher is None else _teacher_features(teacher, start, data)
-    return CONTROLS[control.name](
-        target,
+    return CONTROLS[name](
+        data.trained_part(data.target),
         seed=seed,
         labels=labels,
-        teacher=features,
-        other=None if other is None else select(target, **other),
+        teacher=teacher,
+        other=None if other is None else data.trained_part(other),
         **parameters,
     )
 
 
-def _teacher_features(teacher: Mapping[str, Any], start: Network, data: NeuralData) -> Any:
-    if "layer" not in teacher or set(teacher) - {"model", "layer"}:
+def teacher_features(network: Network, layer: str, images: Stimuli) -> Teacher:
+    """A function from stimulus ids to a layer's features of their images."""
+
+    def features(ids: list[str]) -> Any:
+        found = layer_responses(network, images.subset(ids), [layer])
+        if list(found) != [layer]:
+            raise ValueError(f"the teacher's layer {layer!r} stands for {list(found)}; name one")
+        return found[layer]["response"].values
+
+    return features
+
+
+def with_control(
+    data: NeuralData, control: NamedSection, *, seed: int, section: NeuralSection, start: Network
+) -> NeuralData:
+    """The recording with what a configuration's [control] section aligns to in its place.
+
+    Beside the control's own parameters the section may have ``seed`` (by default the training's),
+    ``labels`` (a coordinate of the presentations; by default that of ``neural.labels``),
+    ``teacher = {model = "card", layer = "name"}`` (by default the layer's network before training)
+    and ``other = {region = "V4"}``, a selection of the recording before ``neural.select``.
+
+    Raises:
+        ValueError: the control cannot be made of what there is.
+    """
+    if control.name == "other-region" and isinstance(section.layers, Mapping):
         raise ValueError(
-            f'control.teacher is {dict(teacher)}, expected {{model = "card", layer = "name"}}'
+            "control other-region: neural.layers has a region for each layer, and no other region"
+            ' stands for them all; give layers = ["a layer"] and select one region'
         )
-    network = load_network(teacher["model"]) if "model" in teacher else start
-    images = StimulusImages(data, network.preprocessing, network.visual_degrees, normalised=True)
-    rows: list[Tensor] = []
-    layer = str(teacher["layer"])
-    device = next((p.device for p in network.module.parameters()), torch.device("cpu"))
-    with torch.inference_mode(), capture(network.module.eval(), [layer]) as seen:
-        for index in range(len(images)):
-            network.module(images[index][0][None].to(device))
-            rows.append(seen[layer].flatten().cpu())
-    return torch.stack(rows).numpy()
+    parameters = control.parameters
+    seed = parameters.pop("seed", seed)
+    labels = parameters.pop("labels", section.labels)
+    teacher = parameters.pop("teacher", None)
+    other = parameters.pop("other", None)
+    if teacher is not None:
+        if "layer" not in teacher or set(teacher) - {"model", "layer"}:
+            raise ValueError(
+                f'control.teacher is {dict(teacher)}, expected {{model = "card", layer = "name"}}'
+            )
+        network = load_network(teacher["model"]) if "model" in teacher else start
+        teacher = teacher_features(network, str(teacher["layer"]), data.images)
+    made = control_target(
+        control.name,
+        data,
+        seed=seed,
+        labels=labels,
+        teacher=teacher,
+        other=None if other is None else select(data.whole, **other),
+        **parameters,
+    )
+    return replace(data, stand_in=made)
 
 
 class StimulusImages:
-    """The stimuli that are trained on, as pixels without labels (all are 0)."""
+    """Stimuli as pixels without labels (all are 0)."""
 
-    def __init__(
-        self,
-        data: NeuralData,
-        preprocessing: Preprocessing,
-        visual_degrees: float | None,
-        *,
-        normalised: bool = False,
-        ids: Sequence[str] | None = None,
-    ) -> None:
-        """Keep the stimuli; images are decoded and scaled as they are asked for."""
-        stimuli = data.stimuli or open_stimuli(data.target)
-        self.stimuli = stimuli.subset(list(data.trained if ids is None else ids))
+    def __init__(self, stimuli: Stimuli, ids: Sequence[str], network: Network) -> None:
+        """Keep the stimuli; images are decoded and scaled, as for ``network``, when asked for."""
+        self.stimuli = stimuli.subset(list(ids))
         still: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
-        changes = {} if normalised else still
-        self.preprocessing = preprocessing.model_copy(update=changes)
-        self.visual_degrees = visual_degrees
+        self.preprocessing = network.preprocessing.model_copy(update=still)
+        self.visual_degrees = network.visual_degrees
 
     def __len__(self) -> int:
         """Return the number of stimuli."""
@@ -234,9 +275,8 @@ def unlabelled_task(data: NeuralData, network: Network) -> TaskData:
 
     Without held-out stimuli validation is on those that are trained on.
     """
-    how = (data, network.preprocessing, network.visual_degrees)
-    train = StimulusImages(*how)
-    watched = StimulusImages(*how, ids=data.held_out) if data.held_out else train
+    train = StimulusImages(data.images, data.trained, network)
+    watched = StimulusImages(data.images, data.held_out, network) if data.held_out else train
     return TaskData(name="neural stimuli", train=train, validation=watched, classes=())
 
 

@@ -73,6 +73,7 @@ def train_network(
     task: TaskData | None = None,
     target: xr.Dataset | None = None,
     stimuli: Stimuli | None = None,
+    stand_in: xr.Dataset | None = None,
     resume: bool = True,
     progress: bool = True,
 ) -> FinetuneResult:
@@ -101,6 +102,8 @@ def train_network(
         task: in place of ``task.data``.
         target: in place of ``neural.dataset``.
         stimuli: the target's images, where it does not bring its own.
+        stand_in: what is aligned to in the target's place, as a control in
+            `repalign.regularize.CONTROLS` makes it; held-out stimuli are those of the target.
         resume: go on from a state in the folder; False starts over.
         progress: show a bar on a terminal, lines elsewhere, on stderr.
 
@@ -125,7 +128,7 @@ def train_network(
         ICLR. https://openreview.net/forum?id=SMYdcXjJh1q
     """
     config = read_config(config)
-    sources = open_sources(config, network, task, target, stimuli)
+    sources = open_sources(config, network, task, target, stimuli, stand_in)
     folder = Path(config.out).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     fabric = make_fabric(config)
@@ -260,7 +263,9 @@ def _description(trainer: Trainer) -> str:
         attrs = {} if objective.align is None else _attributes(objective.align)
         name = attrs.get("title") or attrs.get("dataset") or section.dataset or "a recording"
         said += f"; {layers} drawn to {name} by {section.loss} with weight {section.weight:g}"
-    if config.control is not None:
+        if "control" in attrs:
+            said += f", through its control {attrs['control']}"
+    elif config.control is not None:
         said += f"; control: {config.control.name}"
     return f"{said}. Seed {config.training.seed}."
 

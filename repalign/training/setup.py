@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +22,10 @@ from repalign.training.configuration import FinetuneConfig
 from repalign.training.loop import Trainer
 from repalign.training.neural import (
     NeuralData,
-    control_target,
     make_alignment,
     open_neural,
     unlabelled_task,
+    with_control,
 )
 from repalign.training.sections import NamedSection
 from repalign.training.step import Objective
@@ -53,11 +52,17 @@ def open_sources(
     task: TaskData | None,
     target: xr.Dataset | None,
     stimuli: Stimuli | None,
+    stand_in: xr.Dataset | None,
 ) -> Sources:
     """All that is trained, and on what; what is given twice, or for nothing, is an error."""
     section = config.neural
-    if section is None and (target is not None or stimuli is not None):
+    if section is None and not (target is None and stimuli is None and stand_in is None):
         raise ValueError("target= is given, but the configuration has no [neural] section")
+    if stand_in is not None and config.control is not None:
+        raise ValueError(
+            f"stand_in= is given, and the configuration has the control {config.control.name!r},"
+            " which would take its place; leave one of them out"
+        )
     if network is None:
         if config.model is None:
             raise ValueError("the configuration names no model; write model = …, or pass network=")
@@ -69,21 +74,26 @@ def open_sources(
         if section is not None and section.visual_degrees is not None:
             degrees = section.visual_degrees
         network = Network(network.name, module, network.preprocessing, network.layers, degrees)
-    neural = None if section is None else open_neural(section, target, stimuli)
+    neural = None if section is None else open_neural(section, target, stimuli, stand_in)
     if config.task.data == "none":
         if task is not None:
             raise ValueError('task= is given, but the configuration has task.data = "none"')
         assert neural is not None
         task = unlabelled_task(neural, network)
     elif task is None:
-        task = load_task(
-            config.task.data,
-            preprocessing=network.preprocessing,
-            validation=config.task.validation,
-            root=config.task.root,
-            download=config.task.download,
-        )
+        task = named_task(config, network)
     return Sources(network, task, neural)
+
+
+def named_task(config: FinetuneConfig, network: Network) -> TaskData:
+    """The labelled images that a configuration names, in the network's size."""
+    return load_task(
+        config.task.data,
+        preprocessing=network.preprocessing,
+        validation=config.task.validation,
+        root=config.task.root,
+        download=config.task.download,
+    )
 
 
 def make_fabric(config: FinetuneConfig) -> Fabric:
@@ -220,23 +230,18 @@ def _alignments(
 ) -> tuple[AlignmentLoss | None, AlignmentLoss | None]:
     """The loss that is trained, if any, and what evaluates the recording's held-out stimuli."""
     section, control = config.neural, config.control
-    replaced = control is not None and CONTROLS[control.name].kind == "target"
+    of_control = control is not None and CONTROLS[control.name].kind == "target"
     if section is None or neural is None:
-        if replaced:
+        if of_control:
             raise ValueError(f"control {control.name!r} needs a [neural] section")  # type: ignore[union-attr]
         return None, None
     strength, labels = _strength(config), section.label_weight > 0
-    seed, align, target = config.training.seed, None, neural.target
-    if replaced:
+    seed, align = config.training.seed, None
+    if of_control:
         assert control is not None
-        target = control_target(
-            control,
-            neural,
-            seed=seed,
-            labels=section.labels,
-            start=network,
-            regions=isinstance(section.layers, Mapping),
-        )
+        neural = with_control(neural, control, seed=seed, section=section, start=network)
+    replaced = neural.stand_in is not None
+    target = neural.target if neural.stand_in is None else neural.stand_in
     if strength > 0 or labels:
         align = make_alignment(
             network, section, neural, target, seed=seed, weight=strength, labels=labels

@@ -15,7 +15,8 @@ class Watch:
 
     With the monitor ``both`` anything that improves counts as progress, so training stops only
     when neither does; the best weights are those with the greatest sum of the two. What was
-    never defined is then left out.
+    never defined is left out (read-outs that a run does not train have no alignment); where that
+    leaves nothing, training goes on to its end, and the last weights count as the best.
 
     Args:
         task, alignment: the best values so far, larger being better.
@@ -41,14 +42,18 @@ class Watch:
         seen = {
             name: -math.inf if value is None else value
             for name, value in scores.items()
-            if monitor == name or (monitor == "both" and not self._never(name, value))
+            if monitor in (name, "both") and not self._never(name, value)
         }
+        if not seen:
+            self.best = {"step": step, "monitor": monitor, "value": None, **scores}
+            return True
         improved = [name for name, value in seen.items() if value > getattr(self, name) + least]
         for name in improved:
             setattr(self, name, seen[name])
         self.idle = 0 if improved else self.idle + 1
         value = sum(seen.values())
-        if value <= self.best.get("value", -math.inf):
+        least_best = self.best.get("value")
+        if least_best is not None and value <= least_best:
             return False
         self.best = {"step": step, "monitor": monitor, "value": value, **scores}
         return True
