@@ -36,6 +36,7 @@ from repalign.networks import (
 )
 from repalign.progress import track
 from repalign.recording import (
+    ALIGNED_TO,
     IMAGE_HASH,
     NEUROID,
     PRESENTATION,
@@ -330,6 +331,8 @@ class _Run:
             template = make_activations(no_units, self.stimuli.ids, self.network.name, name, shape)
             template = template.drop_vars("response")
             template = template.assign_coords({IMAGE_HASH: (PRESENTATION, hashes)})
+            if self.network.aligned_to is not None:
+                template.attrs[ALIGNED_TO] = self.network.aligned_to.model_dump(mode="json")
             try:
                 write_group(template, temporary)
                 group = zarr.open_group(temporary, mode="r+")

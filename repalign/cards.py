@@ -167,6 +167,13 @@ class Preprocessing(_Strict):
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 
 
+class AlignedTo(_Strict):
+    """The stimuli that a network's weights were aligned on, where its scores are inflated."""
+
+    dataset: str | None = None
+    stimulus_ids: tuple[str, ...]
+
+
 class ModelCard(Card):
     """A network: where its code and weights come from, its input, its layers."""
 
@@ -180,6 +187,7 @@ class ModelCard(Card):
     preprocessing: Preprocessing = Preprocessing()
     features: Mapping[str, str] = Field(default_factory=dict)
     stimulus_ids: str | None = None
+    aligned_to: AlignedTo | None = None
 
     @field_validator("weights_hash")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 
@@ -27,10 +27,7 @@ def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
         False
     """
     name, _, options = text.partition(":")
-    if name not in choices:
-        near = difflib.get_close_matches(name, choices, n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise ValueError(f"no {what} {name!r}; there are {', '.join(sorted(choices))}{hint}")
+    check_known(name, choices, what)
     kind: Any = choices[name]
     fields = {field.name: field for field in dataclasses.fields(kind)}
     defaults = {k: v.default for k, v in fields.items() if v.default is not dataclasses.MISSING}
@@ -45,6 +42,14 @@ def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
         context = f"{what} {text!r}: {option!r}"
         parameters[key] = parse_value(value, defaults.get(key), context)
     return kind(**parameters)
+
+
+def check_known(name: str, known: Collection[str], what: str) -> None:
+    """Raise a ValueError that lists what is known, a near match last, unless the name is known."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"no {what} {name!r}; there are {', '.join(sorted(known))}{hint}")
 
 
 def parse_value(text: str, default: Any, context: str) -> Any:

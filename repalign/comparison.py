@@ -43,6 +43,7 @@ from repalign.populations import (
     shared_stimuli,
 )
 from repalign.progress import track
+from repalign.recording import ALIGNED_TO
 from repalign.results import Comparison, Comparisons
 
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
@@ -123,6 +124,7 @@ def compare(
         models += [
             match_population(t, part, ids, metric, where, predicts=True) for t, part in parts_of(ds)
         ]
+    note += _trained_on(first, seconds[0], ids)
     results = []
     pairs = list(zip(brains, ceilings, strict=True))
     for brain, bounds in track(pairs, f"{metric.name}: comparing", show=progress):
@@ -139,6 +141,20 @@ def compare(
             f"; no noise ceiling: {unknown if repeated and not has_split_half(metric) else needed}"
         )
     return Comparisons(tuple(results), note)
+
+
+def _trained_on(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str] | int) -> str:
+    """What to add to the note where a network was aligned to stimuli that it is compared on."""
+    aligned = second.attrs.get(ALIGNED_TO)
+    if aligned is None or isinstance(ids, int) or aligned["dataset"] != first.attrs.get("dataset"):
+        return ""
+    seen = len(set(aligned["stimulus_ids"]) & set(ids))
+    if not seen:
+        return ""
+    return (
+        f"; {second.attrs.get('model')} was aligned to {seen} of these {len(ids)} stimuli, so its"
+        " scores are inflated: select stimuli that it was not aligned to (its card names them)"
+    )
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,12 @@ from repalign.activations import open_layers, record
 from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
 from repalign.choices import parse_choice
 from repalign.features import features_from_file
-from repalign.loaders import ingest
 from repalign.loaders.arrays import read_array
 from repalign.metrics import METRICS, Metric
+from repalign.opening import is_store, open_recording
 from repalign.populations import as_population
 from repalign.recipes import RECIPES, Recipe
 from repalign.recording import is_rdm_only, select, stimulus_ids, targets
-from repalign.store import MANIFEST
 
 
 def split_words(text: str | None) -> list[str] | None:
@@ -31,13 +30,9 @@ def _is_array(name: str) -> bool:
     return name.lower().endswith((".npy", ".npz", ".csv"))
 
 
-def _is_store(name: str) -> bool:
-    return name.rstrip("/").endswith(".zarr") or (Path(name) / MANIFEST).is_file()
-
-
 def is_model_card(name: str) -> bool:
     """Whether a word names a network (or its twin, or a features card)."""
-    if _is_array(name) or _is_store(name):
+    if _is_array(name) or is_store(name):
         return False
     base = split_twin(name)[0]
     if base.endswith(".toml"):
@@ -45,20 +40,10 @@ def is_model_card(name: str) -> bool:
     return base in list_cards("model")
 
 
-def open_recording(name: str, where: Mapping[str, Any]) -> xr.Dataset:
-    """A store as it is, or a card's dataset, ingested where that is missing."""
-    if not _is_store(name):
-        return ingest(name, **where)
-    layers = open_layers(Path(name))
-    if len(layers) > 1:
-        raise ValueError(f"{name} holds {', '.join(layers)}; give one of them: {name}/LAYER")
-    return next(iter(layers.values()))
-
-
 def open_population(name: str, where: Mapping[str, Any]) -> xr.Dataset:
     """A recording, or an array file of (repetition ×) stimulus × neuroid."""
     if not _is_array(name):
-        return open_recording(name, where)
+        return open_recording(name, **where)
     path = Path(name).expanduser()
     array, ids = read_array(path, None)
     return as_population(array, path.name, ids)
@@ -100,10 +85,10 @@ def open_model(
         found = {"": open_population(name, where)}
     elif _is_array(name):
         found = features_from_file(Path(name).expanduser())
-    elif _is_store(name):
+    elif is_store(name):
         found = open_layers(Path(name))
     elif name in list_cards("dataset") or name.endswith(".toml"):
-        found = {"": open_recording(name, where)}
+        found = {"": open_recording(name, **where)}
     else:
         load_model_card(split_twin(name)[0])  # raises, naming near matches
         raise ValueError(f"no model, dataset or file is called {name!r}")

@@ -13,7 +13,7 @@ from repalign.activations import BATCH_SIZE, evaluating
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, find_layers, preprocess
-from repalign.recording import make_activations, stimulus_ids
+from repalign.recording import ALIGNED_TO, make_activations, stimulus_ids
 from repalign.stimuli import Stimuli, open_stimuli
 
 
@@ -79,10 +79,12 @@ def layer_responses(
                 if layer not in seen:
                     raise ValueError(f"layer {layer!r} is not used in the forward pass")
                 rows[layer].append(seen[layer].float().cpu())
+    aligned_to = network.aligned_to if isinstance(network, Network) else None
+    attrs = {} if aligned_to is None else {ALIGNED_TO: aligned_to.model_dump(mode="json")}
     return {
         layer: make_activations(
             torch.cat(parts).flatten(1).numpy(), ids, name, layer, parts[0].shape[1:]
-        )
+        ).assign_attrs(attrs)
         for layer, parts in rows.items()
     }
 

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repalign.cards import (
+    AlignedTo,
     FileSource,
     ModelCard,
     Preprocessing,
@@ -46,6 +47,7 @@ class Network:
         preprocessing: from an image to its input.
         layers: names of the modules that are recorded by default, in order of depth.
         visual_degrees: width of its input in degrees of visual angle; None: an image fills it.
+        aligned_to: the stimuli of a recording that its weights were drawn to, if any.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Network:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     layers: tuple[str, ...] = ()
     visual_degrees: float | None = None
+    aligned_to: AlignedTo | None = None
 
     def fingerprint(self) -> str:
         """sha256 of the weights, the module's structure, its code and the preprocessing."""
@@ -137,6 +140,7 @@ def load_network(
         preprocessing=card.preprocessing,
         layers=card.layers,
         visual_degrees=visual_degrees or card.visual_degrees,
+        aligned_to=card.aligned_to if twin_seed is None else None,
     )
 
 

@@ -21,6 +21,7 @@ PRESENTATION = "presentation"
 NEUROID = "neuroid"
 SUBJECT = "subject"
 STIMULUS = "stimulus_id"
+ALIGNED_TO = "aligned_to"  # an attribute of activations: dataset and stimulus_ids
 IMAGE_HASH = "image_sha256"  # of each stimulus' image file, where there is one
 SCHEMA_VERSION = 1
 

@@ -7,8 +7,6 @@ network that was trained on adversarial digits.
 from __future__ import annotations
 
 import hashlib
-import json
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +14,7 @@ import torch
 
 from repalign.hooks import capture
 from repalign.networks import load_network
-from repalign.simulation import simulate
-from repalign.stimuli import encode_png
+from repalign.simulation import simulate, write_raw_files, write_table
 from repalign.store import building, write_file
 from repalign.training.runs import train_network
 from repalign.training.task_data import load_task
@@ -87,18 +84,16 @@ def write_robust_digits(folder: str | Path, *, device: str = "auto") -> Path:
             simulate(seen[layer].flatten(1).numpy(), n_neuroids=number, seed=SEED).responses
             for layer, number in REGIONS.values()
         ]
-        np.save(raw / "responses.npy", np.concatenate(populations, axis=2).astype(np.float32))
-        with zipfile.ZipFile(raw / "images.zip", "w") as archive:
-            for stimulus, image in zip(ids, images, strict=True):
-                pixels = (image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-                archive.writestr(zipfile.ZipInfo(f"{stimulus}.png"), encode_png(pixels))
-        rows = [f"{stimulus},{digit}" for stimulus, digit in zip(ids, digits.tolist(), strict=True)]
-        write_file(raw / "stimuli.csv", "\n".join(["stimulus_id,digit", *rows]) + "\n")
+        write_raw_files(
+            raw,
+            responses=np.concatenate(populations, axis=2),
+            images=(images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy(),
+            stimuli={"stimulus_id": ids, "digit": digits.tolist()},
+            truth={"held_out_stimuli": ids[len(task.train) :: HELD_OUT_EVERY]},
+        )
         regions = [region for region, (_, number) in REGIONS.items() for _ in range(number)]
-        rows = [f"{region}-{i:03d},{region}" for i, region in enumerate(regions)]
-        write_file(raw / "neuroids.csv", "\n".join(["neuroid_id,region", *rows]) + "\n")
-        truth = {"held_out_stimuli": ids[len(task.train) :: HELD_OUT_EVERY]}
-        write_file(raw / "truth.json", json.dumps(truth, indent=1))
+        names = [f"{region}-{i:03d}" for i, region in enumerate(regions)]
+        write_table(raw / "neuroids.csv", {"neuroid_id": names, "region": regions})
         write_file(raw / f"{NAME}.toml", _CARD)
     return path
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from repalign.hooks import capture
 from repalign.networks import load_network, preprocess
@@ -175,21 +175,52 @@ def write_simulated_dataset(
     pictures = make_scenes(n_stimuli, seed=seed)
     features = layer_features(model, layer, list(pictures.images))
     simulated = simulate(features, seed=seed, **population)
+    truth = {"model": model, "layer": layer, "seed": seed, **population}
+    truth["reliability"] = simulated.reliability.tolist()
     with building(Path(folder)) as raw:
-        np.save(raw / "responses.npy", simulated.responses.astype(np.float32))
-        with zipfile.ZipFile(raw / "images.zip", "w") as archive:
-            for stimulus, image in zip(pictures.stimulus_id, pictures.images, strict=True):
-                # a fixed date: the same seed gives the same bytes
-                archive.writestr(zipfile.ZipInfo(f"{stimulus}.png"), encode_png(image))
-        columns = {"stimulus_id": list(pictures.stimulus_id), **pictures.table}
-        lines = [",".join(columns)]
-        lines += [",".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
-        write_file(raw / "stimuli.csv", "\n".join(lines) + "\n")
-        truth = {"model": model, "layer": layer, "seed": seed, **population}
-        truth["reliability"] = simulated.reliability.tolist()
-        write_file(raw / "truth.json", json.dumps(truth, indent=1))
+        write_raw_files(
+            raw,
+            responses=simulated.responses,
+            images=pictures.images,
+            stimuli={"stimulus_id": list(pictures.stimulus_id), **pictures.table},
+            truth=truth,
+        )
         write_file(raw / f"{name}.toml", _card(name, model, layer))
     return Path(folder) / f"{name}.toml"
+
+
+def write_raw_files(
+    folder: Path,
+    *,
+    responses: Float[np.ndarray, "repetition stimulus neuroid"],
+    images: Iterable[UInt8[np.ndarray, "height width channel"]],
+    stimuli: Mapping[str, Iterable[Any]],
+    truth: Mapping[str, Any],
+) -> None:
+    """Write ``responses.npy``, ``images.zip``, ``stimuli.csv`` and ``truth.json``.
+
+    The same content gives the same bytes.
+
+    Args:
+        folder: where to write; it exists.
+        responses: float32 in the file.
+        images: one a stimulus, in order.
+        stimuli: columns of the table, ``stimulus_id`` among them.
+        truth: what was planted.
+    """
+    np.save(folder / "responses.npy", responses.astype(np.float32))
+    with zipfile.ZipFile(folder / "images.zip", "w") as archive:
+        for stimulus, image in zip(stimuli["stimulus_id"], images, strict=True):
+            archive.writestr(zipfile.ZipInfo(f"{stimulus}.png"), encode_png(image))  # a fixed date
+    write_table(folder / "stimuli.csv", stimuli)
+    write_file(folder / "truth.json", json.dumps(truth, indent=1))
+
+
+def write_table(path: Path, columns: Mapping[str, Iterable[Any]]) -> None:
+    """Write columns, whose values hold no commas, as CSV."""
+    lines = [",".join(columns)]
+    lines += [",".join(map(str, row)) for row in zip(*columns.values(), strict=True)]
+    write_file(path, "\n".join(lines) + "\n")
 
 
 def _card(name: str, model: str, layer: str) -> str:

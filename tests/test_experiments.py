@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -333,12 +336,13 @@ def test_command_prints_the_conclusion_and_json(
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"experiment": {"controls": ["one-hott"]}}, 'expected "all" or some of'),
+        ({"experiment": {"controls": ["one-hott"]}}, "no control 'one-hott'.*did you mean one-hot"),
         ({"experiment": {"seeds": [1, 1]}}, "different numbers"),
         ({"experiment": {"parameters": {"rank-k": {"kk": 3}}}}, "no parameter 'kk'"),
         ({"experiment": {"sedes": [1]}}, "did you mean 'seeds'"),
         ({"robustness": {"attacks": ["pdg"]}}, "did you mean pgd"),
         ({"robustness": {"eps": [0.2, 0.1]}}, "ascending"),
+        ({"robustness": {"eps": [0, 8]}}, "eps is 8, and pixels go from 0 to 1.*write 8/255"),
         ({"robustness": {"corruptions": ["fogg"]}}, "fog"),
     ],
 )
@@ -521,6 +525,64 @@ def test_nothing_to_test_with_is_said_before_training(it: xr.Dataset, tmp_path: 
     with pytest.raises(ValueError, match=r"other_region selects from neural\.dataset"):
         run_experiment(config, target=it, progress=False, say=quiet)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_killed_experiment_goes_on_and_ends_as_one_that_was_not(
+    store: Path, tmp_path: Path
+) -> None:
+    """Killed in the middle of its second run; what was finished is not done again."""
+
+    def config(out: Path) -> dict[str, Any]:
+        return configuration(
+            out,
+            neural={"dataset": str(store), "select": {"region": "IT"}},
+            training={"steps": 6, "checkpoint_every": 2},
+            experiment={"controls": ["row-shuffle"]},
+        )
+
+    code = (
+        "import json, os, signal, sys\n"
+        "from repalign.experiments.laboratory import run_experiment\n"
+        "from repalign.training import loop\n"
+        "whole, seen = loop.Trainer._step, []\n"
+        "def step(self, *given, **named):\n"
+        "    seen.append(1)\n"
+        "    if len(seen) == 10:\n"  # the baseline's six, and four of the aligned network's
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return whole(self, *given, **named)\n"
+        "loop.Trainer._step = step\n"
+        "run_experiment(json.loads(sys.argv[1]), progress=False)\n"
+    )
+    words = json.dumps(config(tmp_path / "killed"))
+    died = subprocess.run([sys.executable, "-c", code, words], capture_output=True, check=False)
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()
+    finished = tmp_path / "killed" / "runs" / "baseline-0" / "seed-0" / "evaluation.json"
+    before = finished.stat().st_mtime_ns
+    lines: list[str] = []
+    again = run_experiment(config(tmp_path / "killed"), progress=False, say=lines.append)
+    assert finished.stat().st_mtime_ns == before
+    assert [line.split()[0] for line in lines if "seed" in line] == ["aligned", "row-shuffle"]
+    whole = run_experiment(config(tmp_path / "whole"), progress=False, say=quiet)
+    for ours, theirs in zip(again.record["runs"], whole.record["runs"], strict=True):
+        assert ours["history"] == theirs["history"]
+        assert ours["curves"] == theirs["curves"]
+
+
+def test_a_tuning_run_that_diverges_in_its_process_leaves_its_strength_out(
+    store: Path, tmp_path: Path
+) -> None:
+    config = configuration(
+        tmp_path,
+        neural={"dataset": str(store), "select": {"region": "IT"}},
+        optimizer={"name": "SGD", "lr": 0.01},
+        training={"steps": 3},
+        experiment={"controls": ["row-shuffle"], "tune": True, "strengths": [0.5, 1e8]}
+        | {"workers": 2},
+    )
+    lines: list[str] = []
+    found = run_experiment(config, progress=False, say=lines.append).record
+    assert any("strength 1e+08 is left out" in line for line in lines)
+    assert found["conditions"][2]["lambda"] == 0.5
 
 
 def test_two_processes_find_what_one_finds(store: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import copy
 import doctest
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ from repalign.store import open_store, write_store
 from repalign.training import gradient_checkpointing, log, loop, released, runs
 from repalign.training.gradient_checkpointing import checkpointed
 from repalign.training.log import read_history
-from repalign.training.neural import control_target, open_neural
+from repalign.training.neural import open_neural
+from repalign.training.neural_targets import control_target
 from repalign.training.runs import train_network
 from repalign.training.sections import NeuralSection
 from repalign.training.state import DivergedError, read_state, write_state
@@ -421,7 +423,7 @@ def test_scheduler_sets_the_learning_rate(tmp_path: Path) -> None:
     ]
     section = {"name": "OneCycleLR", "per": "step", "max_lr": 0.1, "total_steps": 9}
     assert run(tmp_path / "step", scheduler=section).history[-1]["lr"] < 0.05
-    with pytest.raises(ValueError, match="scheduler StepLR: .*step_size"):
+    with pytest.raises(ValueError, match="scheduler StepLR with no keys: .*step_size"):
         run(tmp_path / "x", scheduler={"name": "StepLR"})
 
 
@@ -706,7 +708,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizer": {"name": "SGD", "lrr": 1}}, "optimizer SGD: .*lrr"),
+        ({"optimizer": {"name": "SGD", "lr": "a"}}, "optimizer SGD with lr = 'a'"),
+        ({"optimizer": {"name": "SGD", "lrr": 1}}, "optimizer SGD with lrr = 1: .*lrr"),
         ({"control": "row-shufle"}, "no control 'row-shufle'; there are row-shuffle"),
         ({"control": "row-shuffle"}, r"'row-shuffle' needs a \[neural\] section"),
         ({"task": {"augmentation": {"blur": {}}}}, "no augmentation 'blur'; there are colour"),
@@ -771,6 +774,41 @@ def test_the_card_is_recorded_at_once(tmp_path: Path, recording) -> None:  # typ
     assert "hidden drawn to" in card.description
     summary = json.loads((tmp_path / "run" / "finetune.json").read_text())
     assert summary["ended"] == "all steps"
+
+
+def test_scores_on_stimuli_that_a_network_was_aligned_to_are_called_inflated(  # type: ignore[no-untyped-def]
+    tmp_path, recording
+) -> None:
+    config = {
+        "name": "tuned",
+        "model": "digits_cnn@random:2",
+        "out": str(tmp_path / "run"),
+        "neural": {**NEURAL, "layers": ["hidden"], "held_out_stimuli": 0.25},
+        "training": {"steps": 1},
+    }
+    done = train_network(config, target=recording, progress=False)
+    held_out = open_neural(NeuralSection(**NEURAL | {"held_out_stimuli": 0.25}), recording, None)
+    network = load_network(done.card)
+    assert network.aligned_to is not None
+    assert set(network.aligned_to.stimulus_ids) == set(held_out.trained)
+    layers = ra.record(str(done.card), stimuli=recording, layers=["hidden"], to=tmp_path)
+    assert "was aligned to 45 of these 60 stimuli" in ra.compare(recording, layers).note
+    unseen = ra.select(recording, stimulus_id=list(held_out.held_out))
+    assert "aligned" not in ra.compare(unseen, layers).note
+    elsewhere = recording.assign_attrs(dataset="another")
+    assert "aligned" not in ra.compare(elsewhere, layers).note
+    plain = train_network(
+        {**config, "out": str(tmp_path / "plain"), "neural": {**config["neural"], "weight": 0.0}},
+        target=recording,
+        progress=False,
+    )
+    assert load_network(plain.card).aligned_to is None
+
+
+def test_a_diverged_run_says_the_same_in_another_process() -> None:
+    error = DivergedError("alignment", float("nan"), 3, detail="all units are 0")
+    copied = pickle.loads(pickle.dumps(error))
+    assert (str(copied), copied.term, copied.step) == (str(error), "alignment", 3)
 
 
 def test_a_network_without_a_card_gets_weights_only(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ RANKS = (
         "activations",
         "layer_activations",
         "layer_pairs",
+        "opening",
     },
     {"results", "populations", "comparison", "recipes"},
     {"simulation", "robustness"},

@@ -130,11 +130,12 @@ def record(
 ) -> None:
     """Show the stimuli of a dataset to a network and keep its activations; resumes."""
     from repalign.activations import record as run
-    from repalign.inputs import open_recording, split_words
+    from repalign.inputs import split_words
+    from repalign.opening import open_recording
     from repalign.tables import print_records
 
     where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    recording = open_recording(stimuli, where)
+    recording = open_recording(stimuli, **where)
     found = run(
         model,
         stimuli=recording,

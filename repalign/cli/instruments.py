@@ -21,15 +21,29 @@ MetricWords = Annotated[
 def metrics(
     name: Annotated[
         str | None,
-        typer.Argument(help="Show one card in full.", autocompletion=complete_metrics),
+        typer.Argument(
+            help="Show the card of one metric, or alignment loss, in full.",
+            autocompletion=complete_metrics,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """List every metric: formula, range, invariances, needs and reference."""
     from repalign.inputs import parse_metric
+    from repalign.metrics import METRICS
     from repalign.metrics.catalogue import COLUMNS, card_of, markdown_of, metric_cards
+    from repalign.regularize.loss_cards import loss_card
+    from repalign.regularize.objectives import ALIGNMENT_LOSSES
     from repalign.tables import print_records
 
+    kind = (name or "").partition(":")[0]
+    if name is not None and kind in ALIGNMENT_LOSSES and kind not in METRICS:
+        card = loss_card(name)
+        if as_json:
+            print_records([card], (), as_json=True)
+        else:
+            print("\n".join(f"{key}: {value}" for key, value in card.items()))
+        return
     rows = metric_cards() if name is None else [card_of(parse_metric(name))]
     if name is not None and not as_json:
         print(markdown_of(rows[0]))

@@ -7,12 +7,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from repalign.choices import parse_choice
+from repalign.choices import check_known, parse_choice
 from repalign.regularize.controls import CONTROLS
 from repalign.robustness import ATTACKS, Attack
 from repalign.robustness.corruptions import CORRUPTIONS
+from repalign.robustness.curves import check_units
 from repalign.training.configuration import FinetuneConfig, read_config
 
 BASELINE = "baseline"
@@ -37,8 +38,8 @@ class ExperimentSection(_Section):
         dose: further λ of the aligned network, for the dose–response curve.
         labels: coordinate with the class of each neural stimulus, for controls that need it;
             ``neural.labels`` by default.
-        teacher: model card of the ordinary network for the non-robust teacher; by default the
-            network before training where it has trained weights, else a baseline of another seed.
+        teacher: model card of the ordinary network for the non-robust teacher; by default a
+            baseline of another seed, or without task data the network before training.
         other_region: selection of the same recording for the control of another region.
         parameters: of controls, by name.
         held_out_neuroids: share of neuroids that are not aligned to, for the audit, where no
@@ -68,9 +69,8 @@ class ExperimentSection(_Section):
         words = (value,) if isinstance(value, str) else tuple(value)
         if words == ("all",):
             return tuple(CONTROLS)
-        unknown = [word for word in words if word not in CONTROLS]
-        if unknown:
-            raise ValueError(f'expected "all" or some of {", ".join(CONTROLS)}')
+        for word in words:
+            check_known(word, CONTROLS, "control")
         return words
 
     @field_validator("seeds", "strengths", "dose")
@@ -93,8 +93,7 @@ class ExperimentSection(_Section):
     @classmethod
     def _of_controls(cls, value: Mapping[str, Mapping[str, Any]]) -> Any:
         for name, parameters in value.items():
-            if name not in CONTROLS:
-                raise ValueError(f"no control {name!r}; there are {', '.join(CONTROLS)}")
+            check_known(name, CONTROLS, "control")
             unknown = sorted(set(parameters) - set(CONTROLS[name].parameters))
             if unknown:
                 known = ", ".join(CONTROLS[name].parameters) or "none"
@@ -150,10 +149,15 @@ class RobustnessSection(_Section):
         words = (value,) if isinstance(value, str) else tuple(value)
         if words == ("all",):
             return tuple(CORRUPTIONS)
-        unknown = [word for word in words if word not in CORRUPTIONS]
-        if unknown:
-            raise ValueError(f'expected "all" or some of {", ".join(CORRUPTIONS)}')
+        for word in words:
+            check_known(word, CORRUPTIONS, "corruption")
         return words
+
+    @model_validator(mode="after")
+    def _in_units_of_pixels(self) -> RobustnessSection:
+        for attack in self.parsed():
+            check_units(self.eps, attack.norm, (0.0, 1.0))
+        return self
 
     def parsed(self) -> list[Attack]:
         """The attacks as objects."""

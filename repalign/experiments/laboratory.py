@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ def run_experiment(
     materials = gather_materials(config, network=network, task=task, target=target, to=to)
     runs = Runs(materials, resume=resume, progress=progress, say=tell)
     runs.tests.check()
-    conditions = find_conditions(runs)
+    conditions = find_conditions(runs, None if alone else partial(run_in_processes, config, to=to))
     for condition in conditions:
         if condition.reason:
             tell(f"{condition.name} is left out: {condition.reason}{_remedy(condition.reason)}")
@@ -132,8 +133,13 @@ def run_experiment(
     return Experiment(runs.folder, record, runs.trained(jobs[1]))
 
 
-def find_conditions(runs: Runs) -> list[Condition]:
-    """Baseline, aligned and controls, each at its strength, or with why it does not apply."""
+def find_conditions(runs: Runs, in_processes: Callable[..., None] | None = None) -> list[Condition]:
+    """Baseline, aligned and controls, each at its strength, or with why it does not apply.
+
+    Args:
+        runs: does the runs of the tuning.
+        in_processes: does some of them first, side by side.
+    """
     materials, plan = runs.materials, runs.config.experiment
     assert runs.config.neural is not None
     weight = runs.config.neural.weight
@@ -149,7 +155,13 @@ def find_conditions(runs: Runs) -> list[Condition]:
         found.append(Condition(name, control.title, control.description, strength, reason))
     if not plan.tune or all(one.reason for one in found[2:]):
         return found
-    goal = runs.run(Job(ALIGNED, weight, TUNING_SEED, brief=True))["clean"]
+    first = Job(ALIGNED, weight, TUNING_SEED, brief=True)
+    if in_processes is not None:
+        names = [one.name for one in found[2:] if not one.reason]
+        jobs = [first, *(job for name in names for job in _candidates(runs, name))]
+        in_processes(jobs, resume=runs.resume, say=runs.say, may_diverge=True)
+        runs.resume = True
+    goal = runs.run(first)["clean"]
     return [*found[:2], *(one if one.reason else _tuned(runs, one, goal) for one in found[2:])]
 
 
@@ -163,15 +175,20 @@ def _target_name(materials: Materials) -> str:
     return str(attrs.get("title") or attrs.get("dataset") or "the recording")
 
 
+def _candidates(runs: Runs, name: str) -> list[Job]:
+    """Brief runs of a condition at every strength that may be chosen."""
+    strengths = sorted(runs.config.experiment.strengths)
+    return [Job(name, strength, TUNING_SEED, brief=True) for strength in strengths]
+
+
 def _tuned(runs: Runs, condition: Condition, goal: float) -> Condition:
     """The condition at the greatest strength whose clean accuracy is nearest to the goal."""
     found = {}
-    for strength in sorted(runs.config.experiment.strengths):
+    for job in _candidates(runs, condition.name):
         try:
-            job = Job(condition.name, strength, TUNING_SEED, brief=True)
-            found[strength] = runs.run(job)["clean"]
+            found[job.strength] = runs.run(job)["clean"]
         except DivergedError as error:
-            runs.say(f"{condition.name}: strength {strength:g} is left out: {error}")
+            runs.say(f"{condition.name}: strength {job.strength:g} is left out: {error}")
     if not found:
         return replace(condition, reason="not applicable: training diverged at every strength.")
     best = min(found, key=lambda strength: (round(abs(found[strength] - goal), 4), -strength))

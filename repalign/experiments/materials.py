@@ -14,10 +14,11 @@ import xarray as xr
 from repalign.cards import load_model_card, split_twin
 from repalign.experiments.configuration import ExperimentConfig
 from repalign.networks import Network, load_network
+from repalign.opening import open_recording
 from repalign.recording import NEUROID, SUBJECT, select
 from repalign.regularize.target_responses import stimulus_labels
 from repalign.store import fingerprint
-from repalign.training.neural import NeuralData, named_target, open_neural, open_target
+from repalign.training.neural import NeuralData, named_target, open_neural
 from repalign.training.setup import named_task
 from repalign.training.task_data import TaskData
 
@@ -99,9 +100,7 @@ class Materials:
 
     @property
     def untrained(self) -> bool:
-        """Whether training begins with random weights, which then differ between seeds."""
-        if self.network is not None:
-            return "@random" in self.network.name
+        """Whether the configuration's model has random weights, which then differ between seeds."""
         assert self.config.model is not None
         base, twin = split_twin(self.config.model)
         return twin is not None or load_model_card(base).weights == "random"
@@ -191,7 +190,9 @@ def gather_materials(
     found = Materials(
         config=config,
         recording=target,
-        others={name: open_target(name, to=to) for name in config.experiment.held_out_recordings},
+        others={
+            name: open_recording(name, to=to) for name in config.experiment.held_out_recordings
+        },
         task=task,
         network=network,
         other_region=_other_region(config, to=to),

@@ -78,7 +78,8 @@ def gain_sentence(difference: Difference) -> str:
     said = {
         SIGNIFICANT: "is significant",
         CONSISTENT: f"is positive in all {n} seeds, but {n} seeds cannot make it significant",
-        NOT_SIGNIFICANT: "is not significant",
+        NOT_SIGNIFICANT: "is not significant"
+        + ("" if difference.can_be_significant else f", which {n} seeds could not make it"),
         OPPOSITE: "is a loss" + ("" if difference.p_holm <= ALPHA else f" in all {n} seeds"),
         ONE_SEED: "rests on one seed, so it cannot be tested",
     }[outcome_of(difference)]

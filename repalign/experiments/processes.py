@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from repalign.experiments.configuration import ExperimentConfig, experiment_conf
 from repalign.experiments.jobs import Job
 from repalign.experiments.materials import gather_materials
 from repalign.experiments.single_runs import Runs
+from repalign.training.state import DivergedError
 
 
 def run_in_processes(
@@ -23,10 +25,12 @@ def run_in_processes(
     to: str | Path | None,
     resume: bool,
     say: Callable[[str], None],
+    may_diverge: bool = False,
 ) -> None:
     """Do runs in as many processes as ``experiment.workers``, each with its share of the cores.
 
-    What they find lies in the folders of the runs.
+    What they find lies in the folders of the runs. With ``may_diverge`` one whose loss becomes
+    infinite does not stop the others.
     """
     workers = min(config.experiment.workers, len(jobs))
     threads = max(1, (os.cpu_count() or 1) // workers)
@@ -35,7 +39,8 @@ def run_in_processes(
         pending = {pool.submit(_in_worker, words, to, resume, threads, job): job for job in jobs}
         try:
             for number, done in enumerate(as_completed(pending), 1):
-                done.result()
+                with contextlib.suppress(*([DivergedError] if may_diverge else [])):
+                    done.result()
                 job = pending[done]
                 say(f"{number}/{len(jobs)} {job.name} (strength {job.strength:g}), seed {job.seed}")
         except BaseException:

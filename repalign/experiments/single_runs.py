@@ -20,7 +20,7 @@ from repalign.regularize.control_targets import Teacher
 from repalign.regularize.controls import CONTROLS, Control
 from repalign.store import write_file
 from repalign.training.configuration import FinetuneConfig
-from repalign.training.neural import control_target, teacher_features
+from repalign.training.neural_targets import control_target, teacher_features
 from repalign.training.runs import FinetuneResult, train_network
 from repalign.training.sections import NamedSection
 

@@ -80,8 +80,12 @@ def as_tensor(x: Array, *, name: str = "x", device: Device = None) -> Tensor:
     )
 
 
+class NotFiniteError(ValueError):
+    """Responses are NaN or infinite."""
+
+
 def check_finite(x: Tensor, *, name: str = "x") -> None:
-    """Raise a ValueError that names the rows with values that are NaN or infinite."""
+    """Raise a NotFiniteError that names the rows with values that are NaN or infinite."""
     with cores_for_blas(x):
         total = x.detach().sum()  # many times quicker than looking at each value
     if bool(total.isfinite()):
@@ -94,7 +98,7 @@ def check_finite(x: Tensor, *, name: str = "x") -> None:
     where, which = min(places.items(), key=lambda place: int(place[1].sum()))
     first = which.nonzero()[:, 0].tolist()
     shown = ", ".join(map(str, first[:5])) + (", …" if len(first) > 5 else "")
-    raise ValueError(
+    raise NotFiniteError(
         f"{name} has {int((~finite).sum())} values that are NaN or infinite, in {where} {shown}. "
         "Leave out these stimuli, or the neuroids concerned; a missing repetition is NaN in all "
         "neuroids."

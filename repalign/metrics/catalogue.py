@@ -82,7 +82,8 @@ def _short(value: Any) -> str:
     return text if len(text) <= 40 else f"{text[:36]}…)"
 
 
-def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return a table in Markdown."""
     lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join(f"| {' | '.join(map(_cell, line))} |" for line in lines)
 
@@ -90,12 +91,12 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 def cards_page() -> str:
     """Return docs/metrics.md: every card, and the RDM methods and comparators that RSA takes."""
     cards = metric_cards()
-    overview = _table(COLUMNS, ([card[column] for column in COLUMNS] for card in cards))
-    methods = _table(
+    overview = markdown_table(COLUMNS, ([card[column] for column in COLUMNS] for card in cards))
+    methods = markdown_table(
         ("`rdm=`", "dissimilarity of the patterns x and y of p neuroids", "invariances"),
         ((f"`{name}`", m.formula, ", ".join(m.invariances)) for name, m in RDM_METHODS.items()),
     )
-    comparators = _table(
+    comparators = markdown_table(
         ("`comparator=`", "similarity of the RDMs a and b", "range", "differentiable", "reference"),
         (
             (f"`{name}`", one.formula, _range(one.range), one.differentiable, one.reference)

@@ -137,8 +137,8 @@ class MetricObjective:
     @property
     def formula(self) -> str:
         """The loss in one line."""
-        left = "1 − value" if self.metric.higher_is_more_similar else "value"
-        return f"{f'log({left} + {self.eps:g})' if self.log else left}; {self.metric.formula}"
+        left = "1 − v" if self.metric.higher_is_more_similar else "v"
+        return f"{f'log({left} + {self.eps:g})' if self.log else left}, v = {self.metric.formula}"
 
     @property
     def reference(self) -> str:

@@ -50,6 +50,16 @@ class CorruptionTable:
     excluded: dict[str, str]
     seed: int
 
+    def __str__(self) -> str:
+        """Return a line a corruption, its accuracy by severity."""
+        lines = [f"clean {self.clean:.3f}, mean over corruptions {self.mean_accuracy:.3f}"]
+        for name in dict.fromkeys(entry["corruption"] for entry in self.entries):
+            rows = [entry for entry in self.entries if entry["corruption"] == name]
+            found = "  ".join(f"{row['severity']}: {row['accuracy']:.3f}" for row in rows)
+            lines.append(f"{name:20} {found}")
+        lines += [f"{name:20} left out: {reason}" for name, reason in self.excluded.items()]
+        return "\n".join(lines)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return the entries as rows of a table."""
         return [dict(entry) for entry in self.entries]

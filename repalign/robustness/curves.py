@@ -80,6 +80,14 @@ class RobustnessCurve:
     confidence: float = 0.95
     seed: int = 0
 
+    def __str__(self) -> str:
+        """Return a text table."""
+        area = f"area {self.auc:.3f} ({self.auc_low:.3f} to {self.auc_high:.3f})"
+        lines = [f"{self.attack}, {self.norm}: {self.n_images} images, {self.reference}; {area}"]
+        points = zip(self.eps, self.accuracy, self.ci_low, self.ci_high, strict=True)
+        lines += [f"eps {e:<8.4g} {a:.3f}  {low:.3f} to {high:.3f}" for e, a, low, high in points]
+        return "\n".join(lines)
+
     def rows(self) -> list[dict[str, Any]]:
         """Return one row an ``eps``; only rows beyond 0 are upper bounds."""
         return [
@@ -152,6 +160,7 @@ def robustness_curve(
     sizes = check_eps(eps)
     if attack.norm not in BALLS:
         raise ValueError(f"norm of the attack is {attack.norm!r}; expected {' or '.join(BALLS)}.")
+    check_units(sizes, attack.norm, bounds)
     function = as_model(model)
     batches = count_batches(images, batch_size)
     steps = as_batches(images, labels, batch_size=batch_size, bounds=bounds)
@@ -237,6 +246,16 @@ def check_eps(eps: Sequence[float]) -> tuple[float, ...]:
     if not finite or any(b <= a for a, b in pairwise(sizes)):
         raise ValueError(f"eps are {list(sizes)}; expected sizes from 0 or more that grow.")
     return sizes
+
+
+def check_units(eps: Sequence[float], norm: str, bounds: Bounds) -> None:
+    """Raise a ValueError where an Linf attack may change each pixel from one end to the other."""
+    reach = bounds[1] - bounds[0]
+    if norm == "Linf" and eps[-1] > reach:
+        raise ValueError(
+            f"eps is {eps[-1]:g}, and pixels go from {bounds[0]:g} to {bounds[1]:g}: no image would"
+            f" be left. Of 8-bit steps write {eps[-1]:g}/255."
+        )
 
 
 def curve_of(

@@ -70,6 +70,12 @@ class MaskingAudit:
             for check in self.checks
         ]
 
+    def __str__(self) -> str:
+        """Return a line a check."""
+        words = {True: "passed", False: "FAILED", None: "not done"}
+        checks = [f"{words[one.passed]:8} {one.name}: {one.detail}" for one in self.checks]
+        return "\n".join([f"{self.norm} eps {self.eps:g}, {self.n_images} images", *checks])
+
     def message(self) -> str:
         """Return the verdict, and each failure with its meaning."""
         failed = [f"\n- {check.name}: {check.detail}" for check in self.checks if not _fine(check)]

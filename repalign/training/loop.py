@@ -15,6 +15,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from tqdm import tqdm
 
+from repalign.metrics.calls import NotFiniteError
 from repalign.networks import Network
 from repalign.regularize.alignment import AlignmentLoss
 from repalign.regularize.alignment_terms import UndefinedLossError
@@ -223,7 +224,13 @@ class Trainer:
         """The metric of the neural terms on held-out stimuli, their mean; None if undefined."""
         if self.watcher is None:
             return None
-        rows = self.watcher.evaluate(list(self.held_out), ceiling=False)
+        try:
+            rows = self.watcher.evaluate(list(self.held_out), ceiling=False)
+        except NotFiniteError as error:  # weights that are finite, and a layer that is not
+            what, state = "the alignment on held-out stimuli", self.folder / STATE
+            raise DivergedError(
+                what, math.nan, self.place.step, state, detail=str(error)
+            ) from error
         value = sum(float(row["value"]) for row in rows) / len(rows)
         self.closer = 1.0 if all(row["higher_is_more_similar"] for row in rows) else -1.0
         return value if math.isfinite(value) else None

@@ -1,10 +1,10 @@
-"""The neural part of a training run: the recording, what is held out of it, and the control."""
+"""The neural part of a training run: the recording, its stimuli, and what is held out of it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +12,13 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
-from repalign.activations import open_layers
-from repalign.layer_activations import layer_responses
-from repalign.loaders import ingest
-from repalign.networks import Network, load_network, preprocess
+from repalign.networks import Network, preprocess
+from repalign.opening import open_recording
 from repalign.recording import PRESENTATION, STIMULUS, SUBJECT, is_rdm_only, select, stimulus_ids
-from repalign.regularize.alignment import AlignmentLoss
-from repalign.regularize.alignment_terms import AlignmentTerm
-from repalign.regularize.control_targets import Teacher
-from repalign.regularize.controls import CONTROLS
-from repalign.regularize.schedules import Schedule
 from repalign.stimuli import Stimuli, open_stimuli
 from repalign.store import fingerprint
-from repalign.training.sections import NamedSection, NeuralSection
+from repalign.training.sections import NeuralSection
 from repalign.training.task_images import SPLIT_SEED, TaskData
-
-NEVER = 1 << 62  # a warm-up that no training outlasts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +86,9 @@ def open_neural(
         raise ValueError("the target holds no responses; published RDMs cannot be trained on")
     if section.select:
         target = select(target, **section.select)
+    if section.labels is not None and section.labels not in target.coords:
+        known = [str(name) for name in target.coords if target[name].dims == (PRESENTATION,)]
+        raise ValueError(f"neural.labels is {section.labels!r}; there are {', '.join(known)}")
     if section.held_out_subjects:
         subjects = list(dict.fromkeys(map(str, target[SUBJECT].values)))
         unknown = [name for name in section.held_out_subjects if name not in subjects]
@@ -123,17 +117,7 @@ def named_target(section: NeuralSection, *, to: str | Path | None = None) -> xr.
     """The recording that a configuration names, before anything is selected."""
     if section.dataset is None:
         raise ValueError("neural.dataset is missing: name a recording, or pass target=")
-    return open_target(section.dataset, to=to)
-
-
-def open_target(name: str, *, to: str | Path | None = None) -> xr.Dataset:
-    """The recording of a card, ingested where that is missing, or of a store."""
-    if not name.rstrip("/").endswith(".zarr"):
-        return ingest(name, to=to)
-    layers = open_layers(Path(name))
-    if len(layers) > 1:
-        raise ValueError(f"{name} holds {', '.join(layers)}; give one of them: {name}/LAYER")
-    return next(iter(layers.values()))
+    return open_recording(section.dataset, to=to)
 
 
 def split_stimuli(
@@ -155,94 +139,6 @@ def split_stimuli(
     if not trained:
         raise ValueError("neural.held_out_stimuli names all stimuli: none is left to train on")
     return trained, tuple(name for name in ids if name in chosen)
-
-
-def control_target(
-    name: str,
-    data: NeuralData,
-    *,
-    seed: int,
-    labels: str | None = None,
-    teacher: Teacher | None = None,
-    other: xr.Dataset | None = None,
-    **parameters: Any,
-) -> xr.Dataset:
-    """What a control puts in the place of the responses to the stimuli that are trained on.
-
-    Args:
-        name: in `repalign.regularize.CONTROLS`.
-        data: the recording and its parts.
-        seed: of what is drawn.
-        labels: coordinate of the classes on presentation.
-        teacher: a function from stimulus ids to features, or features of the trained stimuli.
-        other: a recording of another region.
-        **parameters: of the control.
-
-    Raises:
-        ValueError: the control cannot be made of what there is.
-    """
-    return CONTROLS[name](
-        data.trained_part(data.target),
-        seed=seed,
-        labels=labels,
-        teacher=teacher,
-        other=None if other is None else data.trained_part(other),
-        **parameters,
-    )
-
-
-def teacher_features(network: Network, layer: str, images: Stimuli) -> Teacher:
-    """A function from stimulus ids to a layer's features of their images."""
-
-    def features(ids: list[str]) -> Any:
-        found = layer_responses(network, images.subset(ids), [layer])
-        if list(found) != [layer]:
-            raise ValueError(f"the teacher's layer {layer!r} stands for {list(found)}; name one")
-        return found[layer]["response"].values
-
-    return features
-
-
-def with_control(
-    data: NeuralData, control: NamedSection, *, seed: int, section: NeuralSection, start: Network
-) -> NeuralData:
-    """The recording with what a configuration's [control] section aligns to in its place.
-
-    Beside the control's own parameters the section may have ``seed`` (by default the training's),
-    ``labels`` (a coordinate of the presentations; by default that of ``neural.labels``),
-    ``teacher = {model = "card", layer = "name"}`` (by default the layer's network before training)
-    and ``other = {region = "V4"}``, a selection of the recording before ``neural.select``.
-
-    Raises:
-        ValueError: the control cannot be made of what there is.
-    """
-    if control.name == "other-region" and isinstance(section.layers, Mapping):
-        raise ValueError(
-            "control other-region: neural.layers has a region for each layer, and no other region"
-            ' stands for them all; give layers = ["a layer"] and select one region'
-        )
-    parameters = control.parameters
-    seed = parameters.pop("seed", seed)
-    labels = parameters.pop("labels", section.labels)
-    teacher = parameters.pop("teacher", None)
-    other = parameters.pop("other", None)
-    if teacher is not None:
-        if "layer" not in teacher or set(teacher) - {"model", "layer"}:
-            raise ValueError(
-                f'control.teacher is {dict(teacher)}, expected {{model = "card", layer = "name"}}'
-            )
-        network = load_network(teacher["model"]) if "model" in teacher else start
-        teacher = teacher_features(network, str(teacher["layer"]), data.images)
-    made = control_target(
-        control.name,
-        data,
-        seed=seed,
-        labels=labels,
-        teacher=teacher,
-        other=None if other is None else select(data.whole, **other),
-        **parameters,
-    )
-    return replace(data, stand_in=made)
 
 
 class StimulusImages:
@@ -278,56 +174,3 @@ def unlabelled_task(data: NeuralData, network: Network) -> TaskData:
     train = StimulusImages(data.images, data.trained, network)
     watched = StimulusImages(data.images, data.held_out, network) if data.held_out else train
     return TaskData(name="neural stimuli", train=train, validation=watched, classes=())
-
-
-def _of_region(target: xr.Dataset, region: str) -> xr.Dataset:
-    """A region's part; label geometry, which stands for every region, as a whole."""
-    whole = target.attrs.get("control") == "one-hot"
-    return target if whole else select(target, region=region)
-
-
-def make_alignment(
-    network: Network,
-    section: NeuralSection,
-    data: NeuralData,
-    target: xr.Dataset,
-    *,
-    seed: int,
-    weight: float,
-    labels: bool,
-) -> AlignmentLoss:
-    """The loss of a configuration's [neural] section on a target.
-
-    Several layers share the weight equally, so that λ means the same whatever their number.
-
-    Args:
-        network: on its device already.
-        target: the recording, or what a control made of it.
-        weight: λ; with 0 the alignment is never computed in training.
-        labels: whether the labels of the stimuli are trained too.
-    """
-    if isinstance(section.layers, Mapping):
-        pairs = [(layer, _of_region(target, r)) for layer, r in section.layers.items()]
-    else:
-        pairs = [(layer, target) for layer in section.layers]
-    terms = [
-        AlignmentTerm(layer=layer, target=part, metric=section.loss, weight=1 / len(pairs))
-        for layer, part in pairs
-    ]
-    known = set(stimulus_ids(target))
-    return AlignmentLoss(
-        network,
-        terms=terms,
-        images=data.stimuli,
-        stimulus_ids=[name for name in data.trained if name in known],
-        batch_size=section.batch_size,
-        schedule=Schedule(
-            warm_up=section.warm_up if weight > 0 else NEVER,
-            ramp=section.ramp,
-            mix_rate=section.mix_rate,
-            seed=seed,
-        ),
-        batchnorm=section.batchnorm,
-        labels=section.labels if labels else None,
-        seed=seed,
-    )

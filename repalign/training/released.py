@@ -105,8 +105,11 @@ def _card(
         "visual_degrees": network.visual_degrees,
     }
     lines = _lines(fields)
-    preprocessing = network.preprocessing.model_dump(mode="json")
-    return "\n".join([*lines, "", "[preprocessing]", *_lines(preprocessing), ""])
+    tables = {"preprocessing": network.preprocessing, "aligned_to": network.aligned_to}
+    for table, content in tables.items():
+        if content is not None:
+            lines += ["", f"[{table}]", *_lines(content.model_dump(mode="json"))]
+    return "\n".join([*lines, ""])
 
 
 def _lines(fields: Mapping[str, Any]) -> list[str]:

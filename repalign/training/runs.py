@@ -12,6 +12,7 @@ from typing import Any
 import xarray as xr
 from filelock import FileLock, Timeout
 
+from repalign.cards import AlignedTo
 from repalign.networks import Network
 from repalign.regularize.alignment import AlignmentLoss
 from repalign.stimuli import Stimuli
@@ -215,7 +216,12 @@ def _finished(trainer: Trainer) -> FinetuneResult:
 
         network.module.load_state_dict(load_file(best["weights"]))
     trained = Network(
-        config.name, network.module, network.preprocessing, network.layers, network.visual_degrees
+        name=config.name,
+        module=network.module,
+        preprocessing=network.preprocessing,
+        layers=network.layers,
+        visual_degrees=network.visual_degrees,
+        aligned_to=_aligned_to(trainer) or network.aligned_to,
     )
     first = trainer.fabric.is_global_zero
     files = Released(folder / f"{config.name}.safetensors", None)
@@ -268,6 +274,16 @@ def _description(trainer: Trainer) -> str:
     elif config.control is not None:
         said += f"; control: {config.control.name}"
     return f"{said}. Seed {config.training.seed}."
+
+
+def _aligned_to(trainer: Trainer) -> AlignedTo | None:
+    """The stimuli that the run trained on, by whatever they were labelled or answered."""
+    align = trainer.objective.align
+    if align is None:
+        return None
+    return AlignedTo(
+        dataset=_attributes(align).get("dataset"), stimulus_ids=tuple(align.batches.ids)
+    )
 
 
 def _attributes(align: AlignmentLoss) -> Mapping[str, Any]:

@@ -80,7 +80,7 @@ class NeuralSection(Section):
     dataset: str | None = None
     select: Mapping[str, Any] = Field(default_factory=dict)
     layers: tuple[str, ...] | Mapping[str, str] = ()
-    loss: str = "log-cka"
+    loss: str = "debiased-cka"
     weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     batch_size: int = Field(default=128, ge=2)
     warm_up: int = Field(default=0, ge=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 import xarray as xr
 from lightning_fabric import Fabric
 
+from repalign.choices import check_known
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, load_network
 from repalign.regularize.alignment import AlignmentLoss
@@ -22,11 +24,10 @@ from repalign.training.configuration import FinetuneConfig
 from repalign.training.loop import Trainer
 from repalign.training.neural import (
     NeuralData,
-    make_alignment,
     open_neural,
     unlabelled_task,
-    with_control,
 )
+from repalign.training.neural_targets import make_alignment, with_control
 from repalign.training.sections import NamedSection
 from repalign.training.step import Objective
 from repalign.training.task_data import TaskData, check_labels, load_task
@@ -73,7 +74,7 @@ def open_sources(
         degrees = network.visual_degrees
         if section is not None and section.visual_degrees is not None:
             degrees = section.visual_degrees
-        network = Network(network.name, module, network.preprocessing, network.layers, degrees)
+        network = replace(network, module=module, visual_degrees=degrees)
     neural = None if section is None else open_neural(section, target, stimuli, stand_in)
     if config.task.data == "none":
         if task is not None:
@@ -207,8 +208,7 @@ def _check_task(task: TaskData, n_outputs: int) -> None:
 
 def _control_parameters(control: NamedSection) -> dict[str, Any]:
     """Parameters of a control that trains in another way, with its usual values."""
-    if control.name not in CONTROLS:
-        raise ValueError(f"no control {control.name!r}; there are {', '.join(CONTROLS)}")
+    check_known(control.name, CONTROLS, "control")
     kept = CONTROLS[control.name]
     if kept.kind == "target":
         return {}
@@ -279,4 +279,5 @@ def _made(room: Any, section: NamedSection, first: Any, what: str) -> Any:
     try:
         return getattr(room, section.name)(first, **section.parameters)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} {section.name}: {error}") from error
+        given = ", ".join(f"{key} = {value!r}" for key, value in section.parameters.items())
+        raise ValueError(f"{what} {section.name} with {given or 'no keys'}: {error}") from error

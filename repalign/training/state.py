@@ -41,6 +41,16 @@ class DivergedError(ValueError):
             f" {FRESH}{f' ({detail})' if detail else ''}"
         )
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Cross from one process to another as it is."""
+        return _as_it_was, (str(self), self.term, self.step)
+
+
+def _as_it_was(message: str, term: str, step: int) -> DivergedError:
+    error = DivergedError.__new__(DivergedError, message)
+    error.args, error.term, error.step = (message,), term, step
+    return error
+
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state so that a killed process, or a full disk, leaves the earlier one.

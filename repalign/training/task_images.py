@@ -64,7 +64,7 @@ class TaskData:
     def fingerprint(self) -> str:
         """sha256 of name, sizes, labels and, where they are in memory, the pixels."""
         digest = hashlib.sha256(repr((self.name, self.classes)).encode())
-        for part in (self.train, self.validation):
+        for part in filter(None, (self.train, self.validation, self.test)):
             digest.update(str(len(part)).encode())
             for kept in ("images", "labels"):
                 tensor = getattr(part, kept, None)
