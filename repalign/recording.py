@@ -1,7 +1,8 @@
 """The one schema for responses of units to stimuli, in plain xarray Datasets.
 
-Stimulus-locked data: ``response(presentation, neuroid)`` with ``stimulus_id`` and ``repetition``
-on presentation, and ``neuroid_id``, ``species``, ``subject`` and ``region`` on neuroid.
+Stimulus-locked data: ``response(presentation, neuroid[, time_bin])`` with ``stimulus_id`` and
+``repetition`` on presentation, ``neuroid_id``, ``species``, ``subject`` and ``region`` on neuroid,
+and ``time_bin_start_ms`` and ``time_bin_stop_ms`` on time_bin.
 Published dissimilarities: ``rdm(subject, stimulus_id, stimulus_id_)`` with ``species``,
 ``region`` and ``session`` on subject, where ``subject="group"`` is a published group RDM.
 Activations of a network are the same with one repetition: a network is one more subject.
@@ -20,6 +21,9 @@ import xarray as xr
 PRESENTATION = "presentation"
 NEUROID = "neuroid"
 SUBJECT = "subject"
+TIME_BIN = "time_bin"
+TIME_BIN_START = "time_bin_start_ms"
+TIME_BIN_STOP = "time_bin_stop_ms"
 STIMULUS = "stimulus_id"
 ALIGNED_TO = "aligned_to"  # an attribute of activations: dataset and stimulus_ids
 IMAGE_HASH = "image_sha256"  # of each stimulus' image file, where there is one
@@ -54,17 +58,22 @@ def make_recording(
     subject: str | Sequence[str] = "subject-1",
     neuroid_id: Sequence[str] | None = None,
     presentation: Mapping[str, Any] | None = None,
+    neuroid: Mapping[str, Any] | None = None,
+    time_bins: tuple[Sequence[float], Sequence[float]] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> xr.Dataset:
-    """Build a recording from a presentation × neuroid array.
+    """Build a recording from a presentation × neuroid (× time bin) array.
 
     Args:
-        response: array of shape (presentation, neuroid), numpy or dask.
+        response: array of shape (presentation, neuroid) or (presentation, neuroid, time_bin),
+            numpy or dask.
         stimulus_id: the stimulus shown in each presentation.
         region: brain region of every neuroid, or one a neuroid; likewise species and subject.
         repetition: 0-based repetition of each presentation; counted from the ids by default.
         neuroid_id: names of the neuroids; numbered by default.
         presentation: more coordinates along presentation, such as category labels.
+        neuroid: more coordinates along neuroid, such as voxel positions.
+        time_bins: start and stop of each time bin in ms, of a response that has them.
         attrs: units, citation, licence and the like.
 
     Raises:
@@ -75,9 +84,10 @@ def make_recording(
         >>> dict(ds.sizes)
         {'presentation': 2, 'neuroid': 3}
     """
-    if response.ndim != 2:
-        raise ValueError(f"response has shape {response.shape}, expected presentation × neuroid")
-    n_presentations, n_neuroids = response.shape
+    if response.ndim != (2 if time_bins is None else 3):
+        expected = "presentation × neuroid" + (" × time bin" if time_bins is not None else "")
+        raise ValueError(f"response has shape {response.shape}, expected {expected}")
+    n_presentations, n_neuroids = response.shape[:2]
     ids = _strings(stimulus_id, n_presentations, "stimulus_id")
     if repetition is None:
         counts: dict[str, int] = {}
@@ -93,8 +103,14 @@ def make_recording(
         "region": (NEUROID, _strings(region, n_neuroids, "region")),
     }
     coords |= {name: (PRESENTATION, values) for name, values in (presentation or {}).items()}
+    coords |= {name: (NEUROID, values) for name, values in (neuroid or {}).items()}
+    dims: tuple[str, ...] = (PRESENTATION, NEUROID)
+    if time_bins is not None:
+        dims = (*dims, TIME_BIN)
+        starts, stops = (np.asarray(edges, dtype=np.float64) for edges in time_bins)
+        coords |= {TIME_BIN_START: (TIME_BIN, starts), TIME_BIN_STOP: (TIME_BIN, stops)}
     return xr.Dataset(
-        {"response": ((PRESENTATION, NEUROID), response)},
+        {"response": (dims, response)},
         coords=coords,
         attrs={"schema_version": SCHEMA_VERSION, **(attrs or {})},
     )

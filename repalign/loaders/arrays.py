@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import xarray as xr
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from repalign.cards import DatasetCard
+from repalign.loaders.options import LoaderOptions, read_options
 from repalign.recording import make_recording
 from repalign.stimuli import Stimuli, read_images
 
@@ -40,7 +40,7 @@ RESERVED = {
 ROLES = ("responses", "images", "stimuli", "neuroids")
 
 
-class Options(BaseModel):
+class Options(LoaderOptions):
     """What a card may say under ``[options]``.
 
     Attributes:
@@ -53,8 +53,6 @@ class Options(BaseModel):
             are left out in any case.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     dims: tuple[Literal["stimulus", "neuroid", "repetition"], ...] | None = None
     variable: str | None = None
     subject: str = "subject-1"
@@ -63,7 +61,7 @@ class Options(BaseModel):
 
 def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stimuli | None]:
     """Read one response array, its images and its tables."""
-    options = _options(card)
+    options = read_options(card, Options)
     if "responses" not in files or set(files) - set(ROLES):
         raise ValueError(
             f"card {card.path}: [files] has {', '.join(files) or 'nothing'}; the loader 'arrays'"
@@ -116,20 +114,6 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
         {name: column[kept] for name, column in labels.items()},
     )
     return recording, stimuli
-
-
-def _options(card: DatasetCard) -> Options:
-    try:
-        return Options.model_validate(dict(card.options))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(["options", *(str(part) for part in first["loc"])])
-        reason = first["msg"]
-        if first["type"] == "extra_forbidden":
-            reason = f"unknown; there are {', '.join(Options.model_fields)}"
-        elif first["type"] == "literal_error":
-            reason = f"expected {first['ctx']['expected']}"
-        raise ValueError(f"card {card.path}: {key} = {first['input']!r}: {reason}") from error
 
 
 def _count(values: np.ndarray[Any, Any]) -> list[int]:
