@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -595,11 +596,14 @@ def test_two_processes_find_what_one_finds(store: Path, tmp_path: Path) -> None:
             experiment={"controls": ["other-region"], "other_region": {"region": "V4"}}
             | {"workers": workers},
         )
-        found.append(run_experiment(config, progress=False, say=quiet).record["runs"])
+        threads = torch.get_num_threads()
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // 2))  # as each of the two has
+        try:
+            found.append(run_experiment(config, progress=False, say=quiet).record["runs"])
+        finally:
+            torch.set_num_threads(threads)
     names = [[run["condition"] for run in runs] for runs in found]
     assert names == [["baseline", "aligned", "other-region"]] * 2
     for alone, shared in zip(*found, strict=True):
-        assert shared["clean"] == pytest.approx(alone["clean"], abs=0.03)
-        values = [[row["value"] for row in run["alignment"]] for run in (alone, shared)]
-        # processes may round differently, by where arrays lie in memory
-        np.testing.assert_allclose(*values, atol=1e-4)
+        for part in ("clean", "curves", "alignment", "history"):
+            assert shared[part] == alone[part]

@@ -709,8 +709,8 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"optimizer": {"name": "SGD", "lr": "a"}}, "optimizer SGD with lr = 'a'"),
-        ({"optimizer": {"name": "SGD", "lrr": 1}}, "optimizer SGD with lrr = 1: .*lrr"),
-        ({"control": "row-shufle"}, "no control 'row-shufle'; there are row-shuffle"),
+        ({"optimizer": {"name": "SGD", "lrr": 1}}, "optimizer SGD with .*lrr = 1: .*lrr"),
+        ({"control": "row-shufle"}, "no control 'row-shufle'; there are .*did you mean row-shuffle"),
         ({"control": "row-shuffle"}, r"'row-shuffle' needs a \[neural\] section"),
         ({"task": {"augmentation": {"blur": {}}}}, "no augmentation 'blur'; there are colour"),
         ({"task": {"weight": 0.0}}, "nothing is trained: task.weight is 0"),
@@ -783,7 +783,7 @@ def test_scores_on_stimuli_that_a_network_was_aligned_to_are_called_inflated(  #
         "name": "tuned",
         "model": "digits_cnn@random:2",
         "out": str(tmp_path / "run"),
-        "neural": {**NEURAL, "layers": ["hidden"], "held_out_stimuli": 0.25},
+        "neural": {**NEURAL, "layers": ["hidden"], "loss": "rsa", "held_out_stimuli": 0.25},
         "training": {"steps": 1},
     }
     done = train_network(config, target=recording, progress=False)

@@ -56,7 +56,8 @@ def test_a_gain_is_called_what_it_is(gains, outcome, passed):
 def test_the_label_geometry_sentence():
     found = finding(planted({"one-hot": [0.05, 0.06, -0.02]}), "R3")
     assert found.text.startswith(
-        "The gain over the label-geometry control is not significant (+0.030, 3 seeds; "
+        "The gain over the label-geometry control is not significant, which 3 seeds could not make "
+        "it (+0.030, 3 seeds; "
     )
     assert found.text.endswith("p 0.500, smallest attainable p 0.250).")
 

@@ -118,7 +118,8 @@ def run_experiment(
     ]
     if not alone:
         # the first baseline is the surrogate of the masking audits of others
-        for some in (jobs[:1], [*jobs[1:], *extra]):
+        audited = [job for job in jobs[1:] if job.masking]
+        for some in ([job for job in (*jobs, *extra) if job not in audited], audited):
             run_in_processes(config, some, to=to, resume=resume, say=tell)
         runs.resume = True
     done = [runs.run(job) for job in jobs]

@@ -32,10 +32,12 @@ def run_in_processes(
     What they find lies in the folders of the runs. With ``may_diverge`` one whose loss becomes
     infinite does not stop the others.
     """
-    workers = min(config.experiment.workers, len(jobs))
-    threads = max(1, (os.cpu_count() or 1) // workers)
+    workers = config.experiment.workers
+    threads = max(1, (os.cpu_count() or 1) // workers)  # the same for all: they decide rounding
+    if not jobs:
+        return
     words = config.model_dump_json(exclude_unset=True)
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(min(workers, len(jobs)), mp_context=get_context("spawn")) as pool:
         pending = {pool.submit(_in_worker, words, to, resume, threads, job): job for job in jobs}
         try:
             for number, done in enumerate(as_completed(pending), 1):

@@ -121,7 +121,8 @@ class Evidence:
         name = phrase(condition)
         for one in self.experiment.get("conditions") or ():
             if one["name"] == condition and not one.get("applicable", True):
-                reason = _end(one.get("reason") or "no reason was given")
+                said = str(one.get("reason") or "no reason was given")
+                reason = _end(said.removeprefix("not applicable: "))
                 return f"{_capital(name)} did not apply: {reason}"
         if self.is_not_run(condition):
             return f"{_capital(name)} was not run."

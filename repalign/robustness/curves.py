@@ -251,7 +251,7 @@ def check_eps(eps: Sequence[float]) -> tuple[float, ...]:
 def check_units(eps: Sequence[float], norm: str, bounds: Bounds) -> None:
     """Raise a ValueError where an Linf attack may change each pixel from one end to the other."""
     reach = bounds[1] - bounds[0]
-    if norm == "Linf" and eps[-1] > reach:
+    if norm == "Linf" and 0 < reach < eps[-1]:
         raise ValueError(
             f"eps is {eps[-1]:g}, and pixels go from {bounds[0]:g} to {bounds[1]:g}: no image would"
             f" be left. Of 8-bit steps write {eps[-1]:g}/255."
