@@ -710,7 +710,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
     [
         ({"optimizer": {"name": "SGD", "lr": "a"}}, "optimizer SGD with lr = 'a'"),
         ({"optimizer": {"name": "SGD", "lrr": 1}}, "optimizer SGD with .*lrr = 1: .*lrr"),
-        ({"control": "row-shufle"}, "no control 'row-shufle'; there are .*did you mean row-shuffle"),
+        ({"control": "row-shufle"}, "no control 'row-shufle'; .*did you mean row-shuffle"),
         ({"control": "row-shuffle"}, r"'row-shuffle' needs a \[neural\] section"),
         ({"task": {"augmentation": {"blur": {}}}}, "no augmentation 'blur'; there are colour"),
         ({"task": {"weight": 0.0}}, "nothing is trained: task.weight is 0"),
