@@ -55,6 +55,7 @@ _HOME = {
     "Square": "repalign.robustness",
     "Stimuli": "repalign.stimuli",
     "verify": "repalign.verification",
+    "verify_store": "repalign.store_checks",
     "write_report": "repalign.reporting",
     "write_training_report": "repalign.reporting.training_page",
 }
@@ -104,6 +105,7 @@ __all__ = [
     "select",
     "simulate",
     "verify",
+    "verify_store",
     "write_report",
     "write_training_report",
 ]
@@ -146,6 +148,7 @@ if TYPE_CHECKING:
     from repalign.simulation import simulate
     from repalign.stimuli import Stimuli
     from repalign.store import open_store
+    from repalign.store_checks import verify_store
     from repalign.validity import check_validity
     from repalign.verification import verify
 

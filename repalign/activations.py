@@ -45,17 +45,9 @@ from repalign.recording import (
     make_activations,
     stimulus_ids,
 )
+from repalign.shards import encoding_for, fingerprint, write_group
 from repalign.stimuli import Stimuli, natural_key, open_stimuli
-from repalign.store import (
-    default_folder,
-    encoding_for,
-    locked,
-    open_group,
-    open_store,
-    read_manifest,
-    seal,
-    write_group,
-)
+from repalign.store import default_folder, locked, open_group, open_store, read_manifest, seal
 
 BATCH_SIZE = 32
 LARGE_BYTES = 1 << 30
@@ -363,4 +355,4 @@ class _Run:
             "torch": torch.__version__,
             **self.fingerprints,
         }
-        seal(path, {"": open_group(path, "")}, provenance)
+        seal(path, {"": fingerprint(open_group(path, ""))}, provenance)

@@ -7,7 +7,6 @@ unpacked or executed.
 from __future__ import annotations
 
 import glob
-import hashlib
 import os
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repalign.cards import Card, DatasetCard, FileSource
-from repalign.store import default_folder
+from repalign.store import default_folder, file_hash
 
 
 def fetch_files(
@@ -47,12 +46,6 @@ def fetch_files(
         else fetch_file(source, card, cache=cache, mirror=mirror, offline=offline)
         for role, source in card.files.items()
     }
-
-
-def file_hash(path: Path, algorithm: str = "sha256") -> str:
-    """``alg:hex`` of a file."""
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def fetch_file(

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
+from repalign.shards import row_blocks
+
 PRESENTATION = "presentation"
 NEUROID = "neuroid"
 SUBJECT = "subject"
@@ -175,13 +177,21 @@ def is_rdm_only(ds: xr.Dataset) -> bool:
     return "rdm" in ds
 
 
-def check_recording(ds: xr.Dataset) -> None:
-    """Raise a ValueError that says all that is wrong with a recording and how to mend it."""
+def check_recording(ds: xr.Dataset, *, values: FiniteValues | None = None) -> None:
+    """Raise a ValueError that says all that is wrong with a recording and how to mend it.
+
+    Args:
+        ds: the recording.
+        values: what is known already of its responses; without it they are read.
+
+    Raises:
+        ValueError: anything is wrong.
+    """
     if "response" not in ds and "rdm" not in ds:
         raise ValueError(
             "not a recording: it has neither 'response' nor 'rdm'; build it with make_recording"
         )
-    problems = _rdm_problems(ds) if is_rdm_only(ds) else _response_problems(ds)
+    problems = _rdm_problems(ds) if is_rdm_only(ds) else _response_problems(ds, values)
     try:
         json.dumps(ds.attrs)
     except TypeError as error:
@@ -203,7 +213,33 @@ def _missing_strings(ds: xr.Dataset, names: Sequence[str]) -> list[str]:
     return problems
 
 
-def _response_problems(ds: xr.Dataset) -> list[str]:
+class FiniteValues:
+    """Which presentations and neuroids have NaN or infinite values, found block by block."""
+
+    def __init__(self, ds: xr.Dataset) -> None:
+        """Begin with none."""
+        self.bad_rows = np.zeros(ds.sizes.get(PRESENTATION, 0), dtype=bool)
+        self.bad_neuroids = np.zeros(ds.sizes.get(NEUROID, 0), dtype=bool)
+
+    def take(self, name: str, start: int, block: np.ndarray[Any, Any]) -> None:
+        """Look at rows of a variable, of which ``response`` counts."""
+        if name != "response" or bool(np.isfinite(np.sum(block, dtype=np.float64))):
+            return
+        bad = ~np.isfinite(block.reshape(*block.shape[:2], -1)).all(axis=2)
+        self.bad_rows[start : start + len(block)] |= bad.any(axis=1)
+        self.bad_neuroids |= bad.any(axis=0)
+
+    @classmethod
+    def of(cls, ds: xr.Dataset) -> FiniteValues:
+        """Read the responses of a recording, one shard's rows at a time."""
+        found, start = cls(ds), 0
+        for block in row_blocks(ds["response"]):
+            found.take("response", start, block)
+            start += len(block)
+        return found
+
+
+def _response_problems(ds: xr.Dataset, values: FiniteValues | None) -> list[str]:
     response = ds["response"]
     if response.dims[:2] != (PRESENTATION, NEUROID):
         return [f"response has dimensions {response.dims}, expected (presentation, neuroid)"]
@@ -216,12 +252,10 @@ def _response_problems(ds: xr.Dataset) -> list[str]:
         return problems
     if not np.issubdtype(response.dtype, np.number):
         return [f"response has type {response.dtype}, expected numbers"]
-    finite = xr.ufuncs.isfinite(response)
-    by_neuroid = finite.all([d for d in response.dims if d != NEUROID]).values
-    if not by_neuroid.all():
-        names = ds["neuroid_id"].values[~by_neuroid]
-        by_row = finite.all([d for d in response.dims if d != PRESENTATION]).values
-        ids = ds[STIMULUS].values[~by_row]
+    found = FiniteValues.of(ds) if values is None else values
+    if found.bad_neuroids.any():
+        names = ds["neuroid_id"].values[found.bad_neuroids]
+        ids = ds[STIMULUS].values[found.bad_rows]
         problems.append(
             f"response has NaN or infinite values in {len(names)} neuroids (first {names[0]!r})"
             f" and {len(ids)} presentations (first {ids[0]!r}); remove them, or set"

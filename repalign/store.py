@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from repalign.shards import Watch, write_group
+
 MANIFEST = "manifest.json"
 METADATA = "zarr.json"
 LOCKS = ".locks"
 FORMAT = "repalign-store-1"
 REMEDY = "delete it and run again"
-CHUNK_BYTES = 4 << 20
-VECTOR_CHUNK_BYTES = 256 << 10  # image files are read one by one
-SHARD_BYTES = 64 << 20
 STALE_SECONDS = 30 * 24 * 3600  # no ingest takes a month
 
 
@@ -59,57 +58,14 @@ def write_file(path: Path, content: bytes | str) -> None:
         raise
 
 
-def encoding_for(shape: tuple[int, ...], itemsize: int, rows_a_shard: int = 0) -> dict[str, Any]:
-    """Chunks of about 4 MB inside shards of whole rows (about 64 MB, or ``rows_a_shard``).
-
-    Each chunk is compressed by lz4 with bit shuffling and carries a CRC-32C.
-    """
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
-    row_bytes = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
-    rows = rows_a_shard or max(1, min(shape[0], SHARD_BYTES // row_bytes))
-    if len(shape) == 1:
-        inner = min(rows, max(1, VECTOR_CHUNK_BYTES // itemsize))
-        chunk, shard = [inner], [-(-rows // inner) * inner]
-    else:
-        other = int(np.prod(shape[2:], dtype=np.int64)) * itemsize
-        columns = min(shape[1], max(1, CHUNK_BYTES // max(1, rows * other)))
-        chunk = [rows, columns, *shape[2:]]
-        shard = [rows, -(-shape[1] // columns) * columns, *shape[2:]]
-    codec = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
-    return {
-        "chunks": tuple(chunk),
-        "shards": tuple(shard),
-        "compressors": (codec, Crc32cCodec()),
-    }
-
-
-def write_group(ds: xr.Dataset, folder: Path, group: str = "") -> None:
-    """Write one dataset into a store that is being built, a whole shard at a time."""
-    from zarr.codecs import Crc32cCodec, ZstdCodec
-
-    encoding: dict[Any, dict[str, Any]] = {}
-    for name, variable in ds.variables.items():
-        variable.encoding.clear()
-        if variable.dtype.kind in "OUT":
-            ds[name] = ds[name].astype(object)  # variable-length strings; fixed ones cannot grow
-            encoding[name] = {"compressors": (ZstdCodec(), Crc32cCodec())}
-        elif variable.ndim and variable.size:
-            encoding[name] = encoding_for(variable.shape, variable.dtype.itemsize)
-            if variable.chunks is not None:
-                sizes = zip(variable.dims, encoding[name]["shards"], strict=True)
-                ds[name] = ds[name].chunk({d: min(s, ds.sizes[d]) for d, s in sizes})
-    ds.to_zarr(
-        folder, group=group or None, mode="a", consolidated=False, zarr_format=3, encoding=encoding
-    )
-
-
 def write_store(
     path: Path,
     groups: Mapping[str, xr.Dataset],
     *,
     provenance: Mapping[str, Any],
     validate: Callable[[xr.Dataset], None] | None = None,
+    watch: Watch | None = None,
+    label: str = "",
     overwrite: bool = False,
 ) -> None:
     """Write datasets as the groups of one store and publish it atomically.
@@ -119,6 +75,9 @@ def write_store(
         groups: dataset by group name; ``""`` is the root.
         provenance: where the content comes from; any JSON.
         validate: called with the root dataset as read back, before it is published.
+        watch: called with the blocks of the root's lazy variables (see
+            `repalign.shards.write_group`).
+        label: of the progress bar of the root's lazy variables; without one there is none.
         overwrite: replace a store that stands there; the old one stays until the new is whole.
 
     Raises:
@@ -128,12 +87,15 @@ def write_store(
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
     with building(path) as folder:
+        prints = {}
         for group, ds in groups.items():
-            write_group(ds.copy(), folder, group)
-        written = {group: open_group(folder, group) for group in groups}
+            root = group == ""
+            prints[group] = write_group(
+                ds.copy(), folder, group, watch=watch if root else None, label=label if root else ""
+            )
         if validate is not None:
-            validate(written[""])
-        seal(folder, written, provenance)
+            validate(open_group(folder, ""))
+        seal(folder, prints, provenance)
 
 
 @contextlib.contextmanager
@@ -194,18 +156,17 @@ def _recover(path: Path) -> None:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
-def seal(folder: Path, groups: Mapping[str, xr.Dataset], provenance: Mapping[str, Any]) -> None:
-    """Write the manifest that makes a folder of finished groups a store."""
-    prints = {group: fingerprint(ds) for group, ds in groups.items()}
+def seal(folder: Path, prints: Mapping[str, str], provenance: Mapping[str, Any]) -> None:
+    """Write the manifest that makes a folder of finished groups, with their prints, a store."""
     files = {
         str(file.relative_to(folder)): file.stat().st_size
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
-    metadata = {name: _sha256(folder / name) for name in files if name.endswith(METADATA)}
+    metadata = {name: _digits(folder / name) for name in files if name.endswith(METADATA)}
     manifest = {
         "format": FORMAT,
-        "fingerprints": prints,
+        "fingerprints": dict(prints),
         "provenance": dict(provenance),
         "files": files,
         "metadata": metadata,
@@ -213,8 +174,14 @@ def seal(folder: Path, groups: Mapping[str, xr.Dataset], provenance: Mapping[str
     write_file(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digits(path: Path) -> str:
+    return file_hash(path).removeprefix("sha256:")
+
+
+def file_hash(path: Path, algorithm: str = "sha256") -> str:
+    """``alg:hex`` of a file."""
+    with path.open("rb") as file:
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def read_manifest(path: Path) -> dict[str, Any] | None:
@@ -252,22 +219,28 @@ def open_store(path: str | Path, group: str = "", *, dask: bool = True) -> xr.Da
     manifest = read_manifest(path)
     if manifest is None:
         raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
-    for name, size in manifest["files"].items():
-        file = path / name
-        found = file.stat().st_size if file.is_file() else None
-        if found != size:
-            state = "is missing" if found is None else f"has {found} bytes"
-            raise ValueError(
-                f"store {path} is damaged: {name} {state}, expected {size} bytes; {REMEDY}"
-            )
-    for name, digest in manifest["metadata"].items():
-        if _sha256(path / name) != digest:
-            raise ValueError(f"store {path} is damaged: {name} was changed; {REMEDY}")
+    wrong = damaged_files(path, manifest)
+    if wrong:
+        raise ValueError(f"store {path} is damaged: {wrong[0]}; {REMEDY}")
     if group not in manifest["fingerprints"]:
         raise ValueError(f"store {path} has no group {group!r}")
     ds = open_group(path, group, dask=dask)
     ds.attrs |= {"store": str(path), "fingerprint": manifest["fingerprints"][group]}
     return ds
+
+
+def damaged_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the files of a store, by their sizes and the hashes of the metadata."""
+    wrong = []
+    for name, size in manifest["files"].items():
+        file = path / name
+        found = file.stat().st_size if file.is_file() else None
+        if found != size:
+            state = "is missing" if found is None else f"has {found} bytes"
+            wrong.append(f"{name} {state}, expected {size} bytes")
+        elif name in manifest["metadata"] and manifest["metadata"][name] != _digits(file):
+            wrong.append(f"{name} was changed")
+    return wrong
 
 
 def has_group(path: Path, group: str) -> bool:
@@ -305,29 +278,3 @@ def load_values(variable: xr.DataArray, store: str) -> np.ndarray[Any, np.dtype[
     except Exception as error:  # codecs raise many types
         raise ValueError(f"store {store} is damaged: {error}; {REMEDY}") from error
     return values
-
-
-def fingerprint(ds: xr.Dataset) -> str:
-    """sha256 of a dataset's content: names, dimensions, types and values, not its chunking."""
-    digest = hashlib.sha256()
-    for name in sorted(ds.variables, key=str):
-        variable = ds[name]
-        digest.update(repr((name, variable.dims, variable.shape)).encode())
-        if variable.dtype.kind in "OUT":
-            digest.update(json.dumps([str(v) for v in variable.values.ravel()]).encode())
-            continue
-        digest.update(variable.dtype.newbyteorder("<").str.encode())
-        for block in row_blocks(variable):
-            little = block.astype(block.dtype.newbyteorder("<"), copy=False)
-            digest.update(np.ascontiguousarray(little).tobytes())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def row_blocks(variable: xr.DataArray) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
-    """The values of an array, one shard's rows at a time."""
-    if variable.ndim == 0 or variable.chunks is None:
-        yield variable.values
-        return
-    stops = np.cumsum(variable.chunks[0])
-    for start, stop in zip([0, *stops[:-1]], stops, strict=True):
-        yield variable[int(start) : int(stop)].values

@@ -154,7 +154,7 @@ class Slow(torch.nn.Module):
         super().__init__()
         self.out = torch.nn.Flatten()
     def forward(self, x):
-        time.sleep(0.15)
+        time.sleep(0.3)
         return self.out(x)
 scenes = make_scenes(24, size=32)
 stimuli = Stimuli(scenes.stimulus_id, [encode_png(i) for i in scenes.images])
@@ -164,15 +164,17 @@ ds = record(network, stimuli=stimuli, to={str(tmp_path)!r}, batch_size=2, progre
 np.save({str(tmp_path / "values.npy")!r}, ds["response"].values)
 """
     command = [sys.executable, "-c", script]
+
+    def finished() -> int:
+        return sum(int(zarr.open_array(p, mode="r")[:].sum()) for p in tmp_path.rglob("out/done"))
+
     done_counts = []
-    for wait in (0.5, 0.7, 0.4):
+    for enough in (1, 4, 7):
         with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-            assert process.stdout is not None
-            process.stdout.readline()
-            time.sleep(wait)
+            while finished() < enough and process.poll() is None:
+                time.sleep(0.02)
             process.send_signal(signal.SIGKILL)
-        flags = [zarr.open_array(p, mode="r")[:] for p in tmp_path.rglob("out/done")]
-        done_counts.append(int(sum(f.sum() for f in flags)))
+        done_counts.append(finished())
     assert done_counts == sorted(done_counts)
     assert 0 < done_counts[-1] < 12
     subprocess.run(command, check=True, capture_output=True)

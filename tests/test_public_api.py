@@ -37,7 +37,7 @@ RANKS = (
         "small_networks",
         "torchvision_import",
     },
-    {"recording", "store", "cards", "fetch"},
+    {"recording", "shards", "store", "cards", "fetch"},
     {
         "loaders",
         "stimuli",
@@ -48,6 +48,7 @@ RANKS = (
         "layer_activations",
         "layer_pairs",
         "opening",
+        "store_checks",
     },
     {"results", "populations", "comparison", "recipes"},
     {"simulation", "robustness"},

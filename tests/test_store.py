@@ -13,16 +13,8 @@ import pytest
 import xarray as xr
 
 from repalign.recording import check_recording, make_recording
-from repalign.store import (
-    MANIFEST,
-    building,
-    encoding_for,
-    fingerprint,
-    open_store,
-    read_manifest,
-    write_file,
-    write_store,
-)
+from repalign.shards import encoding_for, fingerprint
+from repalign.store import MANIFEST, building, open_store, read_manifest, write_file, write_store
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ VERBS = (
     data.cards,
     data.fetch,
     data.ingest,
+    data.verify_store,
     data.record,
     scores.compare,
     scores.recipe,

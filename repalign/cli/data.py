@@ -104,6 +104,35 @@ def ingest(
     print_records(rows, tuple(rows[0]), as_json=as_json)
 
 
+def verify_store(
+    stores: Annotated[
+        list[str], typer.Argument(help="Paths of stores, or names of ingested datasets.")
+    ],
+    to: To = None,
+    as_json: Json = False,
+) -> None:
+    """Read stores again from end to end, and compare them with what was written."""
+    import dataclasses
+
+    from repalign.opening import is_store
+    from repalign.store import default_folder
+    from repalign.store_checks import verify_store as run
+    from repalign.tables import print_records
+
+    rows = []
+    for name in stores:
+        folder = default_folder() if to is None else to
+        path = Path(name) if is_store(name) else folder / f"{Path(name).stem}.zarr"
+        rows += [{"store": str(path), **dataclasses.asdict(one)} for one in run(path)]
+    failed = any(row["passed"] is False for row in rows)
+    if not as_json:
+        for row in rows:
+            row["passed"] = {None: "", True: "yes", False: "NO"}[row["passed"]]
+    print_records(rows, ("store", "check", "passed", "detail"), as_json=as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
 def record(
     model: Annotated[
         str,

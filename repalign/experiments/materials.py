@@ -17,7 +17,7 @@ from repalign.networks import Network, load_network
 from repalign.opening import open_recording
 from repalign.recording import NEUROID, SUBJECT, select
 from repalign.regularize.target_responses import stimulus_labels
-from repalign.store import fingerprint
+from repalign.shards import fingerprint
 from repalign.training.neural import NeuralData, named_target, open_neural
 from repalign.training.setup import named_task
 from repalign.training.task_data import TaskData

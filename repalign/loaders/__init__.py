@@ -18,10 +18,10 @@ import numpy as np
 import xarray as xr
 
 from repalign.cards import DatasetCard, import_code, load_dataset_card
-from repalign.fetch import fetch_files, file_hash
-from repalign.recording import IMAGE_HASH, STIMULUS, check_recording
+from repalign.fetch import fetch_files
+from repalign.recording import IMAGE_HASH, STIMULUS, FiniteValues, check_recording
 from repalign.stimuli import GROUP, Stimuli, stimuli_to_dataset
-from repalign.store import default_folder, locked, open_store, read_manifest, write_store
+from repalign.store import default_folder, file_hash, locked, open_store, read_manifest, write_store
 
 Loaded = tuple[xr.Dataset, Stimuli | None]
 Loader = Callable[[DatasetCard, Mapping[str, Path]], Loaded]
@@ -97,7 +97,16 @@ def ingest(
         else:
             print(f"{card.name}: no images, so networks cannot be recorded on it", file=sys.stderr)
         provenance |= {"sources": {role: _describe(file) for role, file in files.items()}}
-        write_store(path, groups, provenance=provenance, validate=check_recording, overwrite=True)
+        values = FiniteValues(recording)
+        write_store(
+            path,
+            groups,
+            provenance=provenance,
+            validate=lambda written: check_recording(written, values=values),
+            watch=values.take,
+            label=f"{card.name}: writing",
+            overwrite=True,
+        )
         return open_store(path)
 
 
@@ -113,7 +122,8 @@ def _load(
         )
     recording, stimuli = loaded
     recording.attrs |= _attributes(card)
-    check_recording(recording)
+    lazy = "response" in recording and recording["response"].chunks is not None
+    check_recording(recording, values=FiniteValues(recording) if lazy else None)
     if stimuli is not None:
         hashes = {name: stimuli.image_hash(i) for i, name in enumerate(stimuli.ids)}
         for index in range(len(stimuli)):
@@ -169,7 +179,7 @@ def _stamp(path: Path) -> list[list[Any]]:
 
 def _describe(path: Path) -> dict[str, Any]:
     content = {} if path.is_dir() else {"sha256": file_hash(path).removeprefix("sha256:")}
-    return {"file": path.name, "stamp": _stamp(path), **content}
+    return {"file": path.name, "path": str(path.resolve()), "stamp": _stamp(path), **content}
 
 
 def _attributes(card: DatasetCard) -> dict[str, Any]:

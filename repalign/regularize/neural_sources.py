@@ -17,7 +17,7 @@ from repalign.networks import preprocess
 from repalign.populations import as_population
 from repalign.recording import NEUROID, PRESENTATION, STIMULUS, is_rdm_only, stimulus_ids
 from repalign.stimuli import Stimuli, open_stimuli
-from repalign.store import row_blocks
+from repalign.shards import row_blocks
 
 Target = xr.Dataset | np.ndarray[Any, Any] | Tensor
 RESPONSE_BYTES = 256 << 20

@@ -10,7 +10,7 @@ import xarray as xr
 from jaxtyping import Float
 
 from repalign.recording import PRESENTATION, STIMULUS, is_rdm_only, stimulus_ids
-from repalign.store import row_blocks
+from repalign.shards import row_blocks
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Labels = str | Sequence[Any] | Array

@@ -16,7 +16,7 @@ from repalign.networks import Network, preprocess
 from repalign.opening import open_recording
 from repalign.recording import PRESENTATION, STIMULUS, SUBJECT, is_rdm_only, select, stimulus_ids
 from repalign.stimuli import Stimuli, open_stimuli
-from repalign.store import fingerprint
+from repalign.shards import fingerprint
 from repalign.training.sections import NeuralSection
 from repalign.training.task_images import SPLIT_SEED, TaskData
 

@@ -1,0 +1,95 @@
+"""A store looked through from end to end: is it still what was written?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from repalign.progress import track
+from repalign.shards import fingerprint
+from repalign.store import MANIFEST, damaged_files, file_hash, open_group, read_manifest
+
+
+@dataclass(frozen=True)
+class StoreCheck:
+    """One check of a store.
+
+    Args:
+        check: what was looked at: ``files``, ``content of GROUP`` or ``source ROLE``.
+        passed: None where it could not be done.
+        detail: what was found.
+    """
+
+    check: str
+    passed: bool | None
+    detail: str
+
+
+def verify_store(
+    path: str | Path, *, sources: bool = True, progress: bool = True
+) -> list[StoreCheck]:
+    """Read all of a store again and compare it with its manifest.
+
+    Args:
+        path: of a recording's store, or of one layer of an activations store.
+        sources: hash the raw files again too, where they still lie where they were.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        One check of the files (none is missing, unknown, or of another size), one a group (the
+        sha256 of all values, names and types, every chunk against its checksum), and one a source.
+
+    Raises:
+        FileNotFoundError: there is no finished store.
+        ValueError: its manifest cannot be read.
+
+    Example:
+        >>> from repalign.recording import make_recording
+        >>> from repalign.store import write_store
+        >>> import tempfile
+        >>> import numpy as np
+        >>> path = Path(tempfile.mkdtemp()) / "a.zarr"
+        >>> recording = make_recording(np.eye(2), stimulus_id=["a", "b"], region="IT")
+        >>> write_store(path, {"": recording}, provenance={})
+        >>> [one.passed for one in verify_store(path, progress=False)]
+        [True, True]
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
+    found = [_files(path, manifest)]
+    groups = list(manifest["fingerprints"].items())
+    for group, expected in track(groups, f"{path.name}: reading all values", show=progress):
+        found.append(_content(path, group, expected))
+    described = manifest["provenance"].get("sources", {}) if sources else {}
+    return found + [_source(role, one) for role, one in described.items()]
+
+
+def _files(path: Path, manifest: dict[str, Any]) -> StoreCheck:
+    wrong = damaged_files(path, manifest)
+    here = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    wrong += [f"{name} is unknown" for name in sorted(here - set(manifest["files"]) - {MANIFEST})]
+    detail = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
+    return StoreCheck("files", not wrong, detail or f"{len(manifest['files'])} files")
+
+
+def _content(path: Path, group: str, expected: str) -> StoreCheck:
+    name = f"content of {group}" if group else "content"
+    try:
+        now = fingerprint(open_group(path, group))
+    except Exception as error:  # codecs raise many types
+        return StoreCheck(name, False, " ".join(str(error).split()))
+    if now != expected:
+        return StoreCheck(name, False, f"is {now[:19]}…, not {expected[:19]}… as it was written")
+    return StoreCheck(name, True, now)
+
+
+def _source(role: str, described: dict[str, Any]) -> StoreCheck:
+    name, where = f"source {role}", Path(described.get("path", ""))
+    if "sha256" not in described or not where.is_file():
+        return StoreCheck(name, None, f"{described['file']} is not where it was read")
+    same = file_hash(where) == f"sha256:{described['sha256']}"
+    state = "is what was read" if same else "was changed since; ingest it again"
+    return StoreCheck(name, same, f"{where} {state}")
