@@ -16,7 +16,8 @@ _HOME = {
     "AlignmentTerm": "repalign.regularize",
     "APGD": "repalign.robustness",
     "ATTACKS": "repalign.robustness",
-    "average_repeats": "repalign.recording",
+    "average_repeats": "repalign.processing",
+    "average_time": "repalign.processing",
     "capture": "repalign.hooks",
     "check_recording": "repalign.recording",
     "check_validity": "repalign.validity",
@@ -58,6 +59,7 @@ _HOME = {
     "verify_store": "repalign.store_checks",
     "write_report": "repalign.reporting",
     "write_training_report": "repalign.reporting.training_page",
+    "zscore_sessions": "repalign.processing",
 }
 __all__ = [
     "ALIGNMENT_LOSSES",
@@ -83,6 +85,7 @@ __all__ = [
     "Stimuli",
     "__version__",
     "average_repeats",
+    "average_time",
     "capture",
     "check_recording",
     "check_validity",
@@ -108,6 +111,7 @@ __all__ = [
     "verify_store",
     "write_report",
     "write_training_report",
+    "zscore_sessions",
 ]
 
 if TYPE_CHECKING:
@@ -121,8 +125,9 @@ if TYPE_CHECKING:
     from repalign.loaders import ingest
     from repalign.metrics import CKA, METRICS, PLS, RSA, Procrustes, Ridge
     from repalign.networks import Network, load_network
+    from repalign.processing import average_repeats, average_time, zscore_sessions
     from repalign.recipes import RECIPES
-    from repalign.recording import average_repeats, check_recording, make_recording, select
+    from repalign.recording import check_recording, make_recording, select
     from repalign.regularize import (
         ALIGNMENT_LOSSES,
         CONTROLS,

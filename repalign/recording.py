@@ -355,20 +355,3 @@ def response_array(ds: xr.Dataset, ids: Sequence[str]) -> np.ndarray[Any, np.dty
     for column, name in enumerate(ids):
         out[: len(rows[name]), column] = values[rows[name]]
     return out
-
-
-def average_repeats(ds: xr.Dataset) -> xr.Dataset:
-    """Average the repetitions of each stimulus.
-
-    Example:
-        >>> ds = make_recording(np.array([[1.0], [3.0]]), stimulus_id=["a", "a"], region="IT")
-        >>> float(average_repeats(ds)["response"][0, 0])
-        2.0
-    """
-    ids = stimulus_ids(ds)
-    mean = np.nanmean(response_array(ds, ids), axis=0)
-    first = {str(name): row for row, name in reversed(list(enumerate(ds[STIMULUS].values)))}
-    template = ds.isel({PRESENTATION: [first[name] for name in ids]})
-    averaged = template.assign(response=(ds["response"].dims, mean))
-    zeros = np.zeros(len(ids), dtype=np.int64)
-    return averaged.assign_coords(repetition=(PRESENTATION, zeros))

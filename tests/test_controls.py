@@ -13,8 +13,8 @@ import xarray as xr
 
 from repalign.loaders import ingest
 from repalign.metrics import CKA, reliability
+from repalign.processing import average_repeats
 from repalign.recording import (
-    average_repeats,
     check_recording,
     make_rdm_recording,
     make_recording,

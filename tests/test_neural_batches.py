@@ -17,7 +17,8 @@ import xarray as xr
 from repalign.cards import Preprocessing
 from repalign.loaders import ingest
 from repalign.networks import preprocess
-from repalign.recording import average_repeats, make_rdm_recording, make_recording, select
+from repalign.processing import average_repeats
+from repalign.recording import make_rdm_recording, make_recording, select
 from repalign.regularize import batch_statistics, neural_batches, neural_labels
 from repalign.regularize.neural_batches import NeuralBatches
 from repalign.scenes import make_scenes

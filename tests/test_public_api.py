@@ -48,6 +48,7 @@ RANKS = (
         "layer_activations",
         "layer_pairs",
         "opening",
+        "processing",
         "store_checks",
     },
     {"results", "populations", "comparison", "recipes"},

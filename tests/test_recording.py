@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from repalign.processing import average_repeats
 from repalign.recording import (
-    average_repeats,
     check_recording,
     make_rdm_recording,
     make_recording,
