@@ -42,6 +42,7 @@ ASPECTS = {
     "R3": "label geometry",
     "R4": "another teacher or region",
     "R10": "augmentation",
+    "R11": "a few dimensions",
 }
 
 
@@ -103,7 +104,7 @@ def conclusion(findings: Sequence[Finding]) -> str:
             kinds[REST_WORDS[by_rule[rule].outcome]].append(text)
     more = "".join(f" {words.format(listed(texts))}" for words, texts in kinds.items() if texts)
     if not more:
-        more = " The gain exceeds that of every control that was run."
+        more = f" The gain exceeds that of {listed(ASPECTS.values())}."
     return f"{said}.{more}{_costs(by_rule)}"
 
 
