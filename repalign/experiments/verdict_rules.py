@@ -61,8 +61,8 @@ RULES = {
     "smaller than the aligned network's.",
     "R10": "The gain is more than augmentation: the aligned network beats one that was trained "
     "with jittered images and no alignment.",
-    "R11": "The gain needs more than a few dimensions: the aligned network beats the one aligned to "
-    "the first principal components of the responses.",
+    "R11": "The gain needs more than a few dimensions: the aligned network beats the one aligned "
+    "to the first principal components of the responses.",
 }
 
 SHUFFLES = ("row-shuffle", "within-class-shuffle", "gaussian", "spectrum-matched")
