@@ -16,8 +16,8 @@ from repalign.cards import Preprocessing
 from repalign.networks import preprocess
 from repalign.populations import as_population
 from repalign.recording import NEUROID, PRESENTATION, STIMULUS, is_rdm_only, stimulus_ids
-from repalign.stimuli import Stimuli, open_stimuli
 from repalign.shards import row_blocks
+from repalign.stimuli import Stimuli, open_stimuli
 
 Target = xr.Dataset | np.ndarray[Any, Any] | Tensor
 RESPONSE_BYTES = 256 << 20

@@ -15,8 +15,8 @@ from torch import Tensor
 from repalign.networks import Network, preprocess
 from repalign.opening import open_recording
 from repalign.recording import PRESENTATION, STIMULUS, SUBJECT, is_rdm_only, select, stimulus_ids
-from repalign.stimuli import Stimuli, open_stimuli
 from repalign.shards import fingerprint
+from repalign.stimuli import Stimuli, open_stimuli
 from repalign.training.sections import NeuralSection
 from repalign.training.task_images import SPLIT_SEED, TaskData
 
