@@ -43,18 +43,8 @@ def average_repeats(ds: xr.Dataset) -> xr.Dataset:
         2.0
     """
     response = _responses(ds)
+    row_of, total, count = sums_of_repeats(ds)
     ids = stimulus_ids(ds)
-    position = {name: row for row, name in enumerate(ids)}
-    row_of = np.array([position[str(name)] for name in ds[STIMULUS].values])
-    total = np.zeros((len(ids), *response.shape[1:]))
-    count = np.zeros(total.shape, dtype=np.int64)
-    start = 0
-    for block in row_blocks(response):
-        rows = row_of[start : start + len(block)]
-        there = ~np.isnan(block)
-        np.add.at(total, rows, np.where(there, block, 0))
-        np.add.at(count, rows, there)
-        start += len(block)
     with np.errstate(invalid="ignore"):
         mean = total / count  # NaN where no trial is left
     kind = response.dtype if np.issubdtype(response.dtype, np.floating) else np.dtype(np.float64)
@@ -63,6 +53,30 @@ def average_repeats(ds: xr.Dataset) -> xr.Dataset:
     zeros = np.zeros(len(ids), dtype=np.int64)
     averaged = averaged.assign_coords(repetition=(PRESENTATION, zeros))
     return _noted(averaged, "average_repeats()")
+
+
+def sums_of_repeats(ds: xr.Dataset) -> tuple[Array, Array, Array]:
+    """The stimulus of each presentation, and the sum and number of the responses of each stimulus.
+
+    Responses are read block by block and summed in float64; NaN is left out.
+
+    Returns:
+        Row of `repalign.recording.stimulus_ids` a presentation; sum and number, each of shape
+        (stimulus, neuroid) or (stimulus, neuroid, time_bin).
+    """
+    ids = stimulus_ids(ds)
+    position = {name: row for row, name in enumerate(ids)}
+    row_of = np.array([position[str(name)] for name in ds[STIMULUS].values])
+    total = np.zeros((len(ids), *ds["response"].shape[1:]))
+    count = np.zeros(total.shape, dtype=np.int64)
+    start = 0
+    for block in row_blocks(ds["response"]):
+        rows = row_of[start : start + len(block)]
+        there = ~np.isnan(block)
+        np.add.at(total, rows, np.where(there, block, 0))
+        np.add.at(count, rows, there)
+        start += len(block)
+    return row_of, total, count
 
 
 def average_time(

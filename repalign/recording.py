@@ -31,6 +31,15 @@ ALIGNED_TO = "aligned_to"  # an attribute of activations: dataset and stimulus_i
 IMAGE_HASH = "image_sha256"  # of each stimulus' image file, where there is one
 SCHEMA_VERSION = 1
 
+# Names of dimensions, variables and coordinates in stores; a column of a lab may not bear them.
+RESERVED = frozenset(
+    {
+        *(PRESENTATION, NEUROID, TIME_BIN, TIME_BIN_START, TIME_BIN_STOP, STIMULUS, SUBJECT),
+        *("stimulus", "repetition", "response", "rdm", "neuroid_id", "species", "region"),
+        *("data", "start", "stop", "byte", IMAGE_HASH),
+    }
+)
+
 _NEUROID_COORDS = ("neuroid_id", "species", "subject", "region")
 
 

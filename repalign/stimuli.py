@@ -69,7 +69,7 @@ class Stimuli:
 
     def image_hash(self, index: int) -> str:
         """Return 16 hex digits of the sha256 of one image file."""
-        return hashlib.sha256(self.files[index]).hexdigest()[:16]
+        return short_hash(self.files[index])
 
     def subset(self, ids: Sequence[str]) -> Stimuli:
         """Return the stimuli with these ids, in this order."""
@@ -88,6 +88,11 @@ class Stimuli:
         for file in self.files:
             digest.update(hashlib.sha256(file).digest())
         return f"sha256:{digest.hexdigest()}"
+
+
+def short_hash(file: bytes) -> str:
+    """16 hex digits of the sha256 of an image file."""
+    return hashlib.sha256(file).hexdigest()[:16]
 
 
 def decode(file: bytes, name: str) -> Image:
@@ -134,13 +139,13 @@ def read_images(path: Path) -> dict[str, bytes]:
     """
     found: dict[str, bytes] = {}
     if path.is_dir():
-        files = [p for p in path.rglob("*") if _is_image(p.relative_to(path).as_posix())]
+        files = [p for p in path.rglob("*") if is_image_name(p.relative_to(path).as_posix())]
         found = {p.relative_to(path).as_posix(): p.read_bytes() for p in files}
     else:
         try:
             with zipfile.ZipFile(path) as archive:
                 for info in archive.infolist():
-                    if _is_image(info.filename) and not info.is_dir():
+                    if is_image_name(info.filename) and not info.is_dir():
                         if info.file_size > MAX_FILE_BYTES:
                             raise ValueError(
                                 f"{path}: {info.filename} unpacks to {info.file_size} bytes;"
@@ -156,7 +161,8 @@ def read_images(path: Path) -> dict[str, bytes]:
     return {name: found[name] for name in sorted(found, key=natural_key)}
 
 
-def _is_image(name: str) -> bool:
+def is_image_name(name: str) -> bool:
+    """Whether a path inside a folder or zip is that of an image, and not hidden."""
     parts = Path(name).parts
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in parts)
     return not hidden and name.lower().endswith(SUFFIXES)

@@ -36,11 +36,13 @@ def test_shipped_dataset_card_is_complete(name: str) -> None:
     assert len(card.citation) > 40
     assert card.doi or card.url
     assert callable(find_loader(card))
+    if card.access != "open":  # its files are found by name
+        return
     for source in card.files.values():
         assert source.url is not None
         assert source.url.startswith("https://")
         assert source.hash is not None
-        assert source.hash.startswith("sha256:")
+        assert source.hash.startswith(("sha256:", "sha1:"))  # as the publisher gives it
 
 
 @pytest.mark.parametrize("name", list_cards("model"))

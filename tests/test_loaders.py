@@ -11,7 +11,14 @@ import pytest
 from scipy.stats import pearsonr
 
 from repalign.loaders import ingest
-from repalign.recording import check_recording, is_rdm_only, targets
+from repalign.metrics.noise_correction import reliability
+from repalign.recording import (
+    check_recording,
+    is_rdm_only,
+    response_array,
+    stimulus_ids,
+    targets,
+)
 from repalign.stimuli import encode_png, open_stimuli
 
 
@@ -264,9 +271,12 @@ def test_nothing_is_unpickled(lab: Lab) -> None:
     ("change", "message"),
     [
         (lambda lab: lab.card(options="dim = 1"), r"options\.dim = 1"),
-        (lambda lab: lab.card('images = "images.zip"'), "needs 'responses'"),
+        (lambda lab: lab.card('images = "images.zip"'), "needs responses and knows images"),
         (lambda lab: lab.card(head='regions = ["V4", "IT"]'), "2 entries of region"),
-        (lambda lab: lab.card(options='variable = "x"'), "applies to .npz files only"),
+        (
+            lambda lab: lab.card(options='variable = "x"'),
+            "applies to .npz, .mat, .h5, .hdf5 files only",
+        ),
     ],
 )
 def test_card_errors_are_clear(lab: Lab, change: Any, message: str) -> None:
@@ -363,3 +373,43 @@ def test_wrong_file_is_no_mat_file(data_folder: Path, tmp_path: Path) -> None:
     models = data_folder / "kriegeskorte2008" / "92_modelRDMs.mat"
     with pytest.raises(ValueError, match="has no variable 'RDMs_mIT_hIT_fig1'"):
         kriegeskorte2008.read(card, {"supplement": models, "subjects": models})
+
+
+def test_raw_trials_of_a_session_have_the_reliability_that_was_planted(
+    lab: Lab, random: np.random.Generator
+) -> None:
+    """Neurons × images × repeats with NaN in the repeats that an image has fewer."""
+    neurons, images, most = 12, 2000, 9
+    signal = random.normal(size=(neurons, images))
+    noise = np.linspace(0.5, 3, neurons)
+    counts = random.integers(2, most + 1, size=images)
+    raw = signal[:, :, None] + noise[:, None, None] * random.normal(size=(neurons, images, most))
+    raw[:, np.arange(most) >= counts[:, None]] = np.nan
+    np.save(lab.folder / "responses_raw.npy", raw)
+    options = 'dims = ["neuroid", "stimulus", "repetition"]'
+    recording = ingest(lab.card('responses = "responses_raw.npy"', options))
+    assert recording.sizes["presentation"] == counts.sum()
+    found = reliability(response_array(recording, stimulus_ids(recording)), splits=50).numpy()
+    power = signal.var(axis=1)
+    planted = power / (power + noise**2 * (1 / counts).mean())
+    np.testing.assert_allclose(found, planted, rtol=0, atol=0.08)
+    assert abs(found - planted).mean() < 0.02
+    assert planted.min() < 0.4 < 0.9 < planted.max()
+
+
+def test_more_columns_of_the_neuroids_table_become_coordinates(lab: Lab) -> None:
+    (lab.folder / "neuroids.csv").write_text(
+        "neuroid_id,depth,array,session\n" + "\n".join(f"n{i},{i / 2},A{i},1" for i in range(4))
+    )
+    files = 'responses = "responses.npy"\nimages = "images.zip"\nneuroids = "neuroids.csv"'
+    recording = ingest(lab.card(files))
+    assert recording["depth"].dims == ("neuroid",)
+    assert recording["depth"].values.tolist() == [0, 0.5, 1, 1.5]
+    assert recording["array"].values.tolist() == ["A0", "A1", "A2", "A3"]
+    (lab.folder / "neuroids.csv").write_text("depth,start\n" + "1,2\n" * 4)
+    with pytest.raises(ValueError, match=r"neuroids\.csv has a column 'start', a name of ours"):
+        ingest(lab.card(files))
+    (lab.folder / "neuroids.csv").write_text("depth\n" + "1\n" * 4)
+    (lab.folder / "stimuli.csv").write_text("depth\n" + "1\n" * 6)
+    with pytest.raises(ValueError, match="'depth', a name of the stimuli table too"):
+        ingest(lab.card(files + '\nstimuli = "stimuli.csv"'))

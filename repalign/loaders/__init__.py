@@ -7,8 +7,10 @@ one; a user's own loader is ``module:function`` in a card of the user's own.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +22,7 @@ import xarray as xr
 from repalign.cards import DatasetCard, import_code, load_dataset_card
 from repalign.fetch import fetch_files
 from repalign.recording import IMAGE_HASH, STIMULUS, FiniteValues, check_recording
-from repalign.stimuli import GROUP, Stimuli, stimuli_to_dataset
+from repalign.stimuli import GROUP, Stimuli, decode, short_hash, stimuli_to_dataset
 from repalign.store import default_folder, file_hash, locked, open_store, read_manifest, write_store
 
 Loaded = tuple[xr.Dataset, Stimuli | None]
@@ -28,7 +30,14 @@ Loader = Callable[[DatasetCard, Mapping[str, Path]], Loaded]
 
 LOADERS = {
     "arrays": "repalign.loaders.arrays:read",
+    "bang2020": "repalign.loaders.bang2020:read",
+    "bids_glm": "repalign.loaders.bids_glm:read",
+    "brainio": "repalign.loaders.brainio:read",
+    "haxby2001": "repalign.loaders.haxby2001:read",
     "kriegeskorte2008": "repalign.loaders.kriegeskorte2008:read",
+    "nsd": "repalign.loaders.nsd:read",
+    "nwb": "repalign.loaders.nwb:read",
+    "things_fmri": "repalign.loaders.things_fmri:read",
 }
 
 
@@ -125,9 +134,11 @@ def _load(
     lazy = "response" in recording and recording["response"].chunks is not None
     check_recording(recording, values=FiniteValues(recording) if lazy else None)
     if stimuli is not None:
-        hashes = {name: stimuli.image_hash(i) for i, name in enumerate(stimuli.ids)}
-        for index in range(len(stimuli)):
-            stimuli.image(index)
+        hashes = {}
+        for index, name in enumerate(stimuli.ids):
+            file = stimuli.files[index]
+            hashes[name] = short_hash(file)
+            decode(file, name)
         ids = recording[STIMULUS]
         missing = [name for name in ids.values if name not in hashes]
         if missing:
@@ -138,12 +149,25 @@ def _load(
 
 
 def _code_hash(function: Callable[..., Any]) -> str:
-    """sha256 of the file that a loader is written in, so that no store outlives its code."""
+    """sha256 of what a loader is written in, so that no store outlives its code.
+
+    That is its own file, and the modules of this folder that it imports.
+    """
     try:
         source = inspect.getsourcefile(function)
     except TypeError:  # built into Python
         source = None
-    return "" if source is None else file_hash(Path(source))
+    if source is None:
+        return ""
+    here, seen, waiting = Path(__file__).parent, set[Path](), [Path(source)]
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        names = re.findall(r"from repalign\.loaders\.(\w+) import", path.read_text("utf-8"))
+        waiting += [here / f"{name}.py" for name in names]
+    return hashlib.sha256("".join(map(file_hash, sorted(seen))).encode()).hexdigest()
 
 
 def _is_current(

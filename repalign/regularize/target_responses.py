@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import Float
 
+from repalign.processing import sums_of_repeats
 from repalign.recording import PRESENTATION, STIMULUS, is_rdm_only, stimulus_ids
 from repalign.shards import row_blocks
 
@@ -87,16 +88,7 @@ def average_responses(target: xr.Dataset) -> Float[Array, "stimulus neuroid *tim
         ValueError: a stimulus that some neuroid has no finite response to.
     """
     ids = check_target(target)
-    response = target["response"]
-    total = np.zeros((len(ids), *response.shape[1:]))
-    count = np.zeros_like(total, dtype=np.int64)
-    row_of, start = stimulus_rows(target, ids), 0
-    for block in row_blocks(response):
-        rows = row_of[start : start + len(block)]
-        there = ~np.isnan(block)
-        np.add.at(total, rows, np.where(there, block, 0))
-        np.add.at(count, rows, there)
-        start += len(block)
+    _, total, count = sums_of_repeats(target)
     bad = (count == 0) | ~np.isfinite(total)
     if bad.any():
         first = np.argwhere(bad)[0]
