@@ -28,8 +28,10 @@ _HOME = {
     "corruption_table": "repalign.robustness",
     "CORRUPTIONS": "repalign.robustness",
     "error_consistency": "repalign.robustness",
+    "export": "repalign.exporting",
     "FGSM": "repalign.robustness",
     "finetune": "repalign.finetuning",
+    "from_rsatoolbox": "repalign.rsatoolbox_objects",
     "goodhart_audit": "repalign.experiments",
     "ingest": "repalign.loaders",
     "list_cards": "repalign.cards",
@@ -55,6 +57,7 @@ _HOME = {
     "simulate": "repalign.simulation",
     "Square": "repalign.robustness",
     "Stimuli": "repalign.stimuli",
+    "to_rsatoolbox": "repalign.rsatoolbox_objects",
     "verify": "repalign.verification",
     "verify_store": "repalign.store_checks",
     "write_report": "repalign.reporting",
@@ -93,7 +96,9 @@ __all__ = [
     "compare",
     "corruption_table",
     "error_consistency",
+    "export",
     "finetune",
+    "from_rsatoolbox",
     "goodhart_audit",
     "ingest",
     "list_cards",
@@ -107,6 +112,7 @@ __all__ = [
     "run_experiment",
     "select",
     "simulate",
+    "to_rsatoolbox",
     "verify",
     "verify_store",
     "write_report",
@@ -119,6 +125,7 @@ if TYPE_CHECKING:
     from repalign.cards import list_cards, load_card
     from repalign.comparison import compare
     from repalign.experiments import goodhart_audit, run_experiment
+    from repalign.exporting import export
     from repalign.finetuning import finetune
     from repalign.hooks import capture
     from repalign.layer_pairs import cka_of_layers
@@ -150,6 +157,7 @@ if TYPE_CHECKING:
         masking_audit,
         robustness_curve,
     )
+    from repalign.rsatoolbox_objects import from_rsatoolbox, to_rsatoolbox
     from repalign.simulation import simulate
     from repalign.stimuli import Stimuli
     from repalign.store import open_store

@@ -186,6 +186,7 @@ class ModelCard(Card):
     visual_degrees: float | None = Field(default=None, gt=0)
     preprocessing: Preprocessing = Preprocessing()
     features: Mapping[str, str] = Field(default_factory=dict)
+    features_folder: str | None = None
     stimulus_ids: str | None = None
     aligned_to: AlignedTo | None = None
 
@@ -196,9 +197,16 @@ class ModelCard(Card):
 
     @model_validator(mode="after")
     def _features_where_needed(self) -> ModelCard:
-        if (self.source == "features") != bool(self.features):
+        given = bool(self.features) + (self.features_folder is not None)
+        if (self.source == "features") != (given == 1):
             raise ValueError(
-                'source = "features" and a [features] table (layer = "file.npy") go together'
+                'source = "features" goes with a [features] table (layer = "file.npy") or a'
+                " features_folder, one of the two"
+            )
+        if self.features_folder is not None and self.stimulus_ids is not None:
+            raise ValueError(
+                "stimulus_ids is for a [features] table; the files of a features_folder name their"
+                " stimuli"
             )
         unknown = [name for name in self.layers if self.features and name not in self.features]
         if unknown:

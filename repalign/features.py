@@ -10,6 +10,7 @@ import xarray as xr
 
 from repalign.cards import ModelCard
 from repalign.loaders.arrays import array_names, read_array
+from repalign.loaders.feature_folders import read_feature_folder
 from repalign.recording import STIMULUS, make_activations
 
 
@@ -42,9 +43,15 @@ def read_features(
 ) -> dict[str, xr.Dataset]:
     """Activations from the files of a features card: one stimulus × unit array a layer.
 
-    Without ``stimulus_ids`` in the card the rows have no names, and match a recording's stimuli
-    by order only where the numbers are equal; `repalign.compare` says so.
+    A ``features_folder`` is one that Net2Brain or thingsvision wrote. Without ``stimulus_ids`` in
+    the card of a table the rows have no names, and match a recording's stimuli by order only where
+    the numbers are equal; `repalign.compare` says so.
     """
+    if card.features_folder is not None:
+        folder = card.path.parent / Path(card.features_folder).expanduser()
+        wanted = [layers] if isinstance(layers, str) else list(layers or card.layers)
+        every = not wanted or "all" in wanted
+        return read_feature_folder(folder, layers=None if every else wanted, model=card.name)
     default = card.layers or tuple(card.features)
     chosen = [layers] if isinstance(layers, str) else list(layers or default)
     unknown = [name for name in chosen if name not in card.features and name != "all"]

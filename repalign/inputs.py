@@ -14,6 +14,7 @@ from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
 from repalign.choices import parse_choice
 from repalign.features import features_from_file
 from repalign.loaders.arrays import read_array
+from repalign.loaders.feature_folders import read_feature_folder
 from repalign.metrics import METRICS, Metric
 from repalign.opening import is_store, open_recording
 from repalign.populations import as_population
@@ -87,6 +88,8 @@ def open_model(
         found = features_from_file(Path(name).expanduser())
     elif is_store(name):
         found = open_layers(Path(name))
+    elif Path(name).expanduser().is_dir():
+        found = read_feature_folder(name)
     elif name in list_cards("dataset") or name.endswith(".toml"):
         found = {"": open_recording(name, **where)}
     else:

@@ -324,3 +324,25 @@ def test_a_recipe_scores_a_model_by_a_published_procedure(cli, lab: Path) -> Non
     assert re.search(wanted, error_line(cli("recipe", "kornblith", lab, "pixels")))
     wrong = error_line(cli("recipe", "brainscore-majajhong2015-pls:version=2", lab, "pixels"))
     assert "version is 2" in wrong
+
+
+def test_export_writes_what_other_tools_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "responses.npy", np.arange(12.0).reshape(4, 3))
+    card = tmp_path / "lab.toml"
+    card.write_text(
+        'name = "lab"\nspecies = "macaque"\nregions = "V4"\nloader = "arrays"\n'
+        '[files]\nresponses = "responses.npy"\n[options]\ndims = ["stimulus", "neuroid"]\n'
+    )
+    out = tmp_path / "lab.npz"
+    arguments = ["repalign", "export", str(card), str(out), "--select", "neuroid_id=neuroid-0001"]
+    monkeypatch.setattr("sys.argv", [*arguments, "--json"])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    assert json.loads(capsys.readouterr().out)[0]["file"] == str(out)
+    with np.load(out, allow_pickle=False) as found:
+        assert found["response"].tolist() == [[1], [4], [7], [10]]
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    assert "--overwrite" in capsys.readouterr().err

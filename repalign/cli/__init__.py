@@ -20,6 +20,7 @@ VERBS = (
     data.fetch,
     data.ingest,
     data.verify_store,
+    data.export,
     data.record,
     scores.compare,
     scores.recipe,

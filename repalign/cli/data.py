@@ -18,6 +18,7 @@ from repalign.cli.options import (
     Layers,
     Mirror,
     Offline,
+    Select,
     To,
     complete_datasets,
     complete_models,
@@ -102,6 +103,40 @@ def ingest(
     recording = run(dataset, to=to, mirror=mirror, offline=offline or None, overwrite=overwrite)
     rows = recording_rows(recording)
     print_records(rows, tuple(rows[0]), as_json=as_json)
+
+
+def export(
+    dataset: DatasetCardName,
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write: .nc (BrainIO, its images beside it), .npz (NumPy) or .h5"
+            " (rsatoolbox)."
+        ),
+    ],
+    select: Select = None,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what stands at the path.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a recording in the format of another tool; ingests it first where that is missing."""
+    from repalign.exporting import export as run
+    from repalign.inputs import select_by_text
+    from repalign.opening import open_recording
+    from repalign.tables import print_records
+
+    recording = open_recording(dataset, to=to, mirror=mirror, offline=offline or None)
+    for condition in select or ():
+        recording = select_by_text(recording, condition)
+    rows = [
+        {"file": str(file), "bytes": file.stat().st_size}
+        for file in run(recording, path, overwrite=overwrite)
+    ]
+    print_records(rows, ("file", "bytes"), as_json=as_json)
 
 
 def verify_store(
