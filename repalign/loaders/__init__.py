@@ -35,8 +35,10 @@ LOADERS = {
     "brainio": "repalign.loaders.brainio:read",
     "haxby2001": "repalign.loaders.haxby2001:read",
     "kriegeskorte2008": "repalign.loaders.kriegeskorte2008:read",
+    "mne_epochs": "repalign.loaders.mne_epochs:read",
     "nsd": "repalign.loaders.nsd:read",
     "nwb": "repalign.loaders.nwb:read",
+    "surfaces": "repalign.loaders.surfaces:read",
     "things_fmri": "repalign.loaders.things_fmri:read",
 }
 
