@@ -34,6 +34,7 @@ _HOME = {
     "from_rsatoolbox": "repalign.rsatoolbox_objects",
     "goodhart_audit": "repalign.experiments",
     "ingest": "repalign.loaders",
+    "inspect_recording": "repalign.quality",
     "list_cards": "repalign.cards",
     "load_card": "repalign.cards",
     "load_network": "repalign.networks",
@@ -54,12 +55,14 @@ _HOME = {
     "run_experiment": "repalign.experiments",
     "Schedule": "repalign.regularize",
     "select": "repalign.recording",
+    "select_reliable": "repalign.quality",
     "simulate": "repalign.simulation",
     "Square": "repalign.robustness",
     "Stimuli": "repalign.stimuli",
     "to_rsatoolbox": "repalign.rsatoolbox_objects",
     "verify": "repalign.verification",
     "verify_store": "repalign.store_checks",
+    "write_recording_report": "repalign.reporting.recording_page",
     "write_report": "repalign.reporting",
     "write_training_report": "repalign.reporting.training_page",
     "zscore_sessions": "repalign.processing",
@@ -101,6 +104,7 @@ __all__ = [
     "from_rsatoolbox",
     "goodhart_audit",
     "ingest",
+    "inspect_recording",
     "list_cards",
     "load_card",
     "load_network",
@@ -111,10 +115,12 @@ __all__ = [
     "robustness_curve",
     "run_experiment",
     "select",
+    "select_reliable",
     "simulate",
     "to_rsatoolbox",
     "verify",
     "verify_store",
+    "write_recording_report",
     "write_report",
     "write_training_report",
     "zscore_sessions",
@@ -133,6 +139,7 @@ if TYPE_CHECKING:
     from repalign.metrics import CKA, METRICS, PLS, RSA, Procrustes, Ridge
     from repalign.networks import Network, load_network
     from repalign.processing import average_repeats, average_time, zscore_sessions
+    from repalign.quality import inspect_recording, select_reliable
     from repalign.recipes import RECIPES
     from repalign.recording import check_recording, make_recording, select
     from repalign.regularize import (
@@ -143,6 +150,7 @@ if TYPE_CHECKING:
         Schedule,
     )
     from repalign.reporting import write_report
+    from repalign.reporting.recording_page import write_recording_report
     from repalign.reporting.training_page import write_training_report
     from repalign.robustness import (
         APGD,

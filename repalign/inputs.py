@@ -103,6 +103,14 @@ def open_model(
     return found
 
 
+def open_selected(name: str, conditions: Sequence[str] | None, **where: Any) -> xr.Dataset:
+    """The part of a card's or store's recording that has the values of all conditions."""
+    recording = open_recording(name, **where)
+    for condition in conditions or ():
+        recording = select_by_text(recording, condition)
+    return recording
+
+
 def select_by_text(recording: xr.Dataset, condition: str) -> xr.Dataset:
     """``region=IT`` or ``subject=BE,KO``: the part of a recording that has these values."""
     name, equals, values = condition.partition("=")

@@ -52,7 +52,7 @@ def average_repeats(ds: xr.Dataset) -> xr.Dataset:
     averaged = ds.isel({PRESENTATION: first}).assign(response=(response.dims, mean.astype(kind)))
     zeros = np.zeros(len(ids), dtype=np.int64)
     averaged = averaged.assign_coords(repetition=(PRESENTATION, zeros))
-    return _noted(averaged, "average_repeats()")
+    return with_step(averaged, "average_repeats()")
 
 
 def sums_of_repeats(ds: xr.Dataset) -> tuple[Array, Array, Array]:
@@ -124,7 +124,7 @@ def average_time(
     mean = (kept * weights).sum(TIME_BIN, skipna=False) / weights.sum()
     kind = response.dtype if np.issubdtype(response.dtype, np.floating) else np.float64
     averaged = ds.drop_dims(TIME_BIN).assign(response=mean.astype(kind))
-    return _noted(averaged, f"average_time(start_ms={low:g}, stop_ms={high:g})")
+    return with_step(averaged, f"average_time(start_ms={low:g}, stop_ms={high:g})")
 
 
 def zscore_sessions(ds: xr.Dataset, *, session: str | None = "session") -> xr.Dataset:
@@ -162,7 +162,7 @@ def zscore_sessions(ds: xr.Dataset, *, session: str | None = "session") -> xr.Da
     kind = response.dtype if np.issubdtype(response.dtype, np.floating) else np.float64
     lazy = lazy_rows(rows, response.shape, kind)
     scored = ds.assign(response=(response.dims, lazy if response.chunks else lazy.compute()))
-    return _noted(scored, f"zscore_sessions(session={session!r})")
+    return with_step(scored, f"zscore_sessions(session={session!r})")
 
 
 def _sessions(ds: xr.Dataset, session: str | None) -> tuple[Array, list[str]]:
@@ -213,7 +213,7 @@ def _responses(ds: xr.Dataset) -> xr.DataArray:
     return ds["response"]
 
 
-def _noted(ds: xr.Dataset, step: str) -> xr.Dataset:
+def with_step(ds: xr.Dataset, step: str) -> xr.Dataset:
     """The recording with one step more in its attributes, and a fingerprint of its own."""
     attrs = {**ds.attrs, PROCESSING: [*ds.attrs.get(PROCESSING, []), step]}
     if "fingerprint" in attrs:

@@ -19,6 +19,7 @@ VERBS = (
     data.cards,
     data.fetch,
     data.ingest,
+    data.inspect,
     data.verify_store,
     data.export,
     data.record,

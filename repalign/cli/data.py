@@ -105,6 +105,33 @@ def ingest(
     print_records(rows, tuple(rows[0]), as_json=as_json)
 
 
+def inspect(
+    dataset: DatasetCardName,
+    select: Select = None,
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a report: HTML, JSON and figures.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how good a recording is: repetitions, reliability, noise ceiling, drift, dead units."""
+    from repalign.inputs import open_selected
+    from repalign.quality import inspect_recording
+
+    where = {"to": to, "mirror": mirror, "offline": offline or None}
+    recording = open_selected(dataset, select, **where)
+    quality = inspect_recording(recording)
+    print(json.dumps(quality.to_dict(), indent=1, allow_nan=False) if as_json else quality)
+    if out is not None:
+        from repalign.reporting.recording_page import write_recording_report
+
+        report = write_recording_report(quality, recording, out)
+        if not as_json:
+            print(f"report: {report}")
+
+
 def export(
     dataset: DatasetCardName,
     path: Annotated[
@@ -125,13 +152,11 @@ def export(
 ) -> None:
     """Write a recording in the format of another tool; ingests it first where that is missing."""
     from repalign.exporting import export as run
-    from repalign.inputs import select_by_text
-    from repalign.opening import open_recording
+    from repalign.inputs import open_selected
     from repalign.tables import print_records
 
-    recording = open_recording(dataset, to=to, mirror=mirror, offline=offline or None)
-    for condition in select or ():
-        recording = select_by_text(recording, condition)
+    where = {"to": to, "mirror": mirror, "offline": offline or None}
+    recording = open_selected(dataset, select, **where)
     rows = [
         {"file": str(file), "bytes": file.stat().st_size}
         for file in run(recording, path, overwrite=overwrite)
