@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
-from repalign.loaders import hdf5, lazy
+from repalign.loaders import hdf5, ingest, lazy
 from repalign.loaders.hdf5 import check_hdf5, open_hdf5
 from repalign.loaders.lazy import lazy_rows
 from repalign.recording import make_recording
@@ -134,3 +134,29 @@ def test_a_file_that_hangs_is_given_up(good: Path, monkeypatch: pytest.MonkeyPat
 
 def test_examples_run() -> None:
     assert [doctest.testmod(module).failed for module in (hdf5, lazy)] == [0, 0]
+
+
+def test_an_installed_package_may_bring_a_loader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is an entry point; its distribution is on the path, as if it had been installed."""
+    (tmp_path / "their_lab.py").write_text(
+        "import numpy as np\n"
+        "from repalign.recording import make_recording\n"
+        "def read(card, files):\n"
+        "    return make_recording(np.eye(3), stimulus_id=list('abc'), region='V4'), None\n"
+    )
+    about = tmp_path / "their_lab-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: their-lab\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[repalign.loaders]\ntheirs = their_lab:read\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    card = tmp_path / "lab.toml"
+    card.write_text(
+        'name = "lab"\nspecies = "macaque"\nregions = "V4"\nloader = "theirs"\n'
+        '[files]\nraw = "their_lab.py"\n'
+    )
+    assert ingest(card, to=tmp_path / "out").sizes["neuroid"] == 3
+    card.write_text(card.read_text().replace('"theirs"', '"their"'))
+    with pytest.raises(ValueError, match=r"loader = 'their', expected one of .*theirs.*your own"):
+        ingest(card, to=tmp_path / "out")

@@ -2,7 +2,8 @@
 
 A loader is a function ``read(card, files) -> (recording, stimuli or None)``: it gets the card
 and the paths of its files by role. ``LOADERS`` maps a name in a card to the module that holds
-one; a user's own loader is ``module:function`` in a card of the user's own.
+one; a user's own loader is ``module:function`` in a card of the user's own, or an entry point of an
+installed package in the group ``repalign.loaders``.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from repalign.stimuli import GROUP, Stimuli, decode, short_hash, stimuli_to_data
 from repalign.store import default_folder, file_hash, locked, open_store, read_manifest, write_store
 
 Loaded = tuple[xr.Dataset, Stimuli | None]
+ENTRY_POINTS = "repalign.loaders"  # by which other packages bring loaders of their own
 Loader = Callable[[DatasetCard, Mapping[str, Path]], Loaded]
 
 LOADERS = {
@@ -54,9 +57,13 @@ def find_loader(card: DatasetCard) -> Loader:
         loader: Loader = getattr(importlib.import_module(module), function)
         return loader
     if ":" not in card.loader:
+        installed = {one.name: one for one in entry_points(group=ENTRY_POINTS)}
+        if card.loader in installed:
+            plugin: Loader = installed[card.loader].load()
+            return plugin
         raise ValueError(
             f"card {card.path}: loader = {card.loader!r}, expected one of"
-            f" {', '.join(sorted(LOADERS))}, or your own 'module:function'"
+            f" {', '.join(sorted({*LOADERS, *installed}))}, or your own 'module:function'"
         )
     return import_code(card, card.loader, "loader")
 
