@@ -43,7 +43,7 @@ from repalign.populations import (
     shared_stimuli,
 )
 from repalign.progress import track
-from repalign.recording import ALIGNED_TO
+from repalign.recording import ALIGNED_TO, STIMULUS, stimulus_ids
 from repalign.results import Comparison, Comparisons
 
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
@@ -111,18 +111,28 @@ def compare(
     seconds = layers_of(second)
     if not seconds:
         raise ValueError("second has no layers to compare with")
-    ids, note = shared_stimuli(first, seconds[0])
+    matches = [shared_stimuli(first, ds) for ds in seconds]
+    ids, note = next((one for one in matches if isinstance(one[0], list)), matches[0])
+    whole = isinstance(ids, list) and STIMULUS in first.coords and ids == stimulus_ids(first)
     where = pick_device(device)
     resampling = Resampling(n_resamples, confidence, seed)
     brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(first)]
     ceilings = [_ceiling(brain, brains, metric, choice, seed) for brain in brains]
     models: list[MatchedPopulation] = []
-    for ds in track(seconds, f"{metric.name}: preparing {len(seconds)} layers", show=progress):
-        other, other_note = shared_stimuli(first, ds)
-        if other != ids:
-            raise ValueError(f"the layers were recorded on different stimuli: {note}; {other_note}")
+    for other, other_note in matches:
+        by_order = whole and isinstance(other, int) and other == len(stimulus_ids(first))
+        if other != ids and not by_order:
+            raise ValueError(
+                f"the layers were recorded on different stimuli: {note}; {other_note}. Compare them"
+                " one at a time"
+            )
+        if by_order and other_note not in note:
+            note += f"; {other_note}"
+    label = f"{metric.name}: preparing {len(seconds)} layers"
+    for ds, (matched, _) in track(list(zip(seconds, matches, strict=True)), label, show=progress):
         models += [
-            match_population(t, part, ids, metric, where, predicts=True) for t, part in parts_of(ds)
+            match_population(t, part, matched, metric, where, predicts=True)
+            for t, part in parts_of(ds)
         ]
     note += _trained_on(first, seconds[0], ids)
     results = []

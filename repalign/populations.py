@@ -123,7 +123,11 @@ def shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | i
             f"{counts[0]} stimuli in {_called(first)}, {counts[1]} in {_called(second)}: without"
             " stimulus ids rows match by order, so their numbers must be equal"
         )
-    return counts[0], f"{counts[0]} rows matched by order, since one side has no stimulus ids"
+    note = f"{counts[0]} rows matched by order, since one side has no stimulus ids"
+    if any(named):
+        ids = stimulus_ids(first if named[0] else second)
+        note += f" (row 1 is taken for {ids[0]!r}, row {len(ids)} for {ids[-1]!r})"
+    return counts[0], note
 
 
 def _called(ds: xr.Dataset) -> str:

@@ -268,7 +268,8 @@ def _response_problems(ds: xr.Dataset, values: FiniteValues | None) -> list[str]
         problems.append(
             f"response has NaN or infinite values in {len(names)} neuroids (first {names[0]!r})"
             f" and {len(ids)} presentations (first {ids[0]!r}); remove them, or set"
-            ' missing = "drop_neuroids" or "drop_stimuli" under [options] of the card'
+            ' missing = "drop_neuroids" (or what else the loader offers) under'
+            " [options] of the card. Swapped axes look like this too: check dims, where it has them"
         )
     pairs = list(zip(ds[STIMULUS].values, ds["repetition"].values.tolist(), strict=True))
     if len(set(pairs)) != len(pairs):

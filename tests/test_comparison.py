@@ -424,3 +424,19 @@ def test_the_null_of_neuroids_fitted_alone_is_that_of_one_shuffle_at_a_time(name
     values = [float(metric(y, x[torch.randperm(40, generator=draw).numpy()])) for _ in range(20)]
     assert found.null_mean == pytest.approx(np.mean(values))
     assert found.null_sd == pytest.approx(np.std(values, ddof=1))
+
+
+def test_features_without_ids_stand_beside_layers_that_have_them(
+    brain: xr.Dataset, net: xr.Dataset
+) -> None:
+    """Rows match the recording's stimuli in their order, and the note says which are meant."""
+    it = ra.select(brain, region="IT")
+    order = ra.average_repeats(it)["stimulus_id"].values.tolist()
+    rows = [net["stimulus_id"].values.tolist().index(name) for name in order]
+    unnamed = net.isel(presentation=rows).drop_vars(["stimulus_id", "repetition"])
+    unnamed = unnamed.assign_attrs(layer="unnamed")
+    both = compare(it, {"named": net, "unnamed": unnamed}, n_resamples=0)
+    assert both[0].value == pytest.approx(both[1].value, abs=1e-12)
+    assert f"row 1 is taken for {order[0]!r}, row 24 for {order[-1]!r}" in both.note
+    with pytest.raises(ValueError, match="different stimuli.*one at a time"):
+        compare(it, {"part": net.isel(presentation=slice(3)), "unnamed": unnamed})

@@ -73,9 +73,12 @@ def test_windows_that_make_no_sense_are_refused(window: Any, bin_ms: Any, messag
 
 
 def test_bins_end_where_the_window_does() -> None:
-    edges = bin_edges((0, 0.3), 0.1)
+    edges = bin_edges((0, 3.3), 1.1)
     assert len(edges) == 4
-    assert edges[-1] == 0.3
+    assert edges[-1] == 3.3
+    assert 3 * 1.1 != 3.3
+    with pytest.raises(ValueError, match="0.2 ms long; it is in milliseconds, not seconds"):
+        bin_edges((0.05, 0.25))
 
 
 def test_intervals_that_overlap_or_touch_are_one_and_nested_ones_change_nothing() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Annotated
 
 import typer
@@ -44,6 +45,9 @@ def metrics(
         else:
             print("\n".join(f"{key}: {value}" for key, value in card.items()))
         return
+    if name is None and not as_json:
+        losses = ", ".join(ALIGNMENT_LOSSES)
+        print(f"alignment losses, for training, have cards too: {losses}", file=sys.stderr)
     rows = metric_cards() if name is None else [card_of(parse_metric(name))]
     if name is not None and not as_json:
         print(markdown_of(rows[0]))

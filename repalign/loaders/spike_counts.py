@@ -36,6 +36,11 @@ def bin_edges(window_ms: Sequence[float], bin_ms: float | None = None) -> Array:
         raise ValueError(
             f"window_ms = [{start:g}, {stop:g}]: expected [start, stop], start before stop, in ms"
         )
+    if stop - start < 1:
+        raise ValueError(
+            f"window_ms = [{start:g}, {stop:g}] is {stop - start:g} ms long; it is in milliseconds,"
+            " not seconds"
+        )
     if bin_ms is None:
         return np.array([start, stop])
     ratio = (stop - start) / bin_ms if np.isfinite(bin_ms) and bin_ms > 0 else 0.0
