@@ -134,7 +134,7 @@ def compare(
             match_population(t, part, matched, metric, where, predicts=True)
             for t, part in parts_of(ds)
         ]
-    note += _trained_on(first, seconds[0], ids)
+    note += "".join(dict.fromkeys(_trained_on(first, ds, ids) for ds in seconds))
     results = []
     pairs = list(zip(brains, ceilings, strict=True))
     for brain, bounds in track(pairs, f"{metric.name}: comparing", show=progress):

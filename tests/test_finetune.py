@@ -793,6 +793,9 @@ def test_scores_on_stimuli_that_a_network_was_aligned_to_are_called_inflated(  #
     assert set(network.aligned_to.stimulus_ids) == set(held_out.trained)
     layers = ra.record(str(done.card), stimuli=recording, layers=["hidden"], to=tmp_path)
     assert "was aligned to 45 of these 60 stimuli" in ra.compare(recording, layers).note
+    other = layers["hidden"].drop_attrs().assign_attrs(model="other", layer="first")
+    beside = ra.compare(recording, {"first": other, **layers}).note  # another model comes first
+    assert "tuned was aligned to 45 of these 60 stimuli" in beside
     unseen = ra.select(recording, stimulus_id=list(held_out.held_out))
     assert "aligned" not in ra.compare(unseen, layers).note
     elsewhere = recording.assign_attrs(dataset="another")

@@ -41,7 +41,6 @@ RULES: dict[str, str] = {
     ),
     "regions": "Other regions and recordings are reported, and decide nothing.",
 }
-OUTCOMES = ("clear", "gamed", "undecided", "nothing to audit")
 
 
 @dataclass(frozen=True)
