@@ -88,10 +88,10 @@ def open_model(
         found = features_from_file(Path(name).expanduser())
     elif is_store(name):
         found = open_layers(Path(name))
-    elif Path(name).expanduser().is_dir():
-        found = read_feature_folder(name)
     elif name in list_cards("dataset") or name.endswith(".toml"):
         found = {"": open_recording(name, **where)}
+    elif Path(name).expanduser().is_dir():
+        found = read_feature_folder(name)
     else:
         load_model_card(split_twin(name)[0])  # raises, naming near matches
         raise ValueError(f"no model, dataset or file is called {name!r}")

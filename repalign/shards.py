@@ -84,6 +84,8 @@ def write_group(
                 lazy.append(str(name))
                 sizes = zip(variable.dims, encoding[name]["shards"], strict=True)
                 ds[name] = ds[name].chunk({d: min(s, ds.sizes[d]) for d, s in sizes})
+        elif variable.chunks is not None:
+            ds[name] = ds[name].load()  # a single number has no rows
     ds.to_zarr(
         folder,
         group=group or None,
@@ -109,7 +111,8 @@ def _write_rows(
 ) -> None:
     """Write a lazy array shard by shard; each block is hashed and watched while it is written."""
     name = str(source.name)
-    starts = np.cumsum([0, *source.chunks[0]]) if source.chunks else np.array([0, len(source)])
+    assert source.chunks is not None
+    starts = np.cumsum([0, *source.chunks[0]])
     spans = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
 
     def read(span: tuple[int, int]) -> Array:

@@ -66,6 +66,13 @@ def test_fingerprint_knows_content_and_not_chunks(recording: xr.Dataset) -> None
     assert fingerprint(renamed) != fingerprint(recording)
 
 
+def test_a_lazy_single_number_is_written_too(tmp_path: Path, recording: xr.Dataset) -> None:
+    lazy = recording.assign(total=recording["response"].chunk().sum())
+    write_store(tmp_path / "a.zarr", {"": lazy}, provenance={})
+    found = open_store(tmp_path / "a.zarr")
+    assert float(found["total"]) == float(recording["response"].sum())
+
+
 def test_refuses_to_replace_unless_asked(tmp_path: Path, recording: xr.Dataset) -> None:
     path = tmp_path / "a.zarr"
     write_store(path, {"": recording}, provenance={})
