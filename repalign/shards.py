@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,22 @@ import numpy as np
 import xarray as xr
 
 from repalign.progress import track
+from repalign.shard_files import codecs, encode_shard, write_shard
 
 CHUNK_BYTES = 4 << 20
 VECTOR_CHUNK_BYTES = 256 << 10  # image files are read one by one
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 24 << 20  # larger ones are given back to the system each time, which is slow
+BLOCKS_AHEAD = 2  # read, but not yet written
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Watch = Callable[[str, int, Array], None]
 
 
 def encoding_for(shape: tuple[int, ...], itemsize: int, rows_a_shard: int = 0) -> dict[str, Any]:
-    """Chunks of about 4 MB inside shards of whole rows (about 64 MB, or ``rows_a_shard``).
+    """Chunks of about 4 MB inside shards of whole rows (about 24 MB, or ``rows_a_shard``).
 
     Each chunk is compressed by lz4 with bit shuffling and carries a CRC-32C.
     """
-    from zarr.codecs import BloscCodec, Crc32cCodec
-
     row_bytes = max(1, int(np.prod(shape[1:], dtype=np.int64)) * itemsize)
     rows = rows_a_shard or max(1, min(shape[0], SHARD_BYTES // row_bytes))
     if len(shape) == 1:
@@ -43,11 +44,10 @@ def encoding_for(shape: tuple[int, ...], itemsize: int, rows_a_shard: int = 0) -
         columns = min(shape[1], max(1, CHUNK_BYTES // max(1, rows * other)))
         chunk = [rows, columns, *shape[2:]]
         shard = [rows, -(-shape[1] // columns) * columns, *shape[2:]]
-    codec = BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle")
     return {
         "chunks": tuple(chunk),
         "shards": tuple(shard),
-        "compressors": (codec, Crc32cCodec()),
+        "compressors": codecs(),
     }
 
 
@@ -115,24 +115,43 @@ def _write_rows(
     starts = np.cumsum([0, *source.chunks[0]])
     spans = list(zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True))
 
-    def read(span: tuple[int, int]) -> Array:
-        values: Array = source[slice(*span)].values
-        return values
-
     def take(start: int, block: Array) -> None:
         _digest_values(digest, block)
         if watch is not None:
             watch(name, start, block)
 
-    with ThreadPoolExecutor(2) as pool:
-        following = pool.submit(read, spans[0])
+    def encode(block: Array) -> list[bytes] | None:
+        if array.ndim == 1:
+            return None
+        rows, columns = array.chunks[:2]
+        return encode_shard(block, rows=rows, columns=columns, fill=array.fill_value)
+
+    def write(number: int, start: int, block: Array, encoded: Future[list[bytes] | None]) -> None:
+        pieces = encoded.result()
+        if pieces is None:
+            array[start : start + len(block)] = block
+        else:
+            write_shard(array, number, pieces)
+
+    # One thread a step, so that each takes the blocks in their order. Reading stays in this one:
+    # here the memory of one block serves for the next.
+    with (
+        ThreadPoolExecutor(1) as encoding,
+        ThreadPoolExecutor(1) as writing,
+        ThreadPoolExecutor(1) as taking,
+    ):
+        running: deque[list[Future[Any]]] = deque()
         for number, (start, stop) in enumerate(track(spans, label, show=bool(label))):
-            block = following.result()
-            if number + 1 < len(spans):
-                following = pool.submit(read, spans[number + 1])
-            taking = pool.submit(take, start, block)
-            array[start:stop] = block
-            taking.result()
+            block: Array = source[start:stop].compute(scheduler="synchronous").values
+            encoded = encoding.submit(encode, block)
+            written = writing.submit(write, number, start, block, encoded)
+            running.append([written, taking.submit(take, start, block)])
+            if len(running) > BLOCKS_AHEAD:
+                for task in running.popleft():
+                    task.result()
+        for tasks in running:
+            for task in tasks:
+                task.result()
 
 
 def fingerprint(ds: xr.Dataset) -> str:

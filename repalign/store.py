@@ -62,7 +62,7 @@ def write_store(
     path: Path,
     groups: Mapping[str, xr.Dataset],
     *,
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, Any] | Callable[[], Mapping[str, Any]],
     validate: Callable[[xr.Dataset], None] | None = None,
     watch: Watch | None = None,
     label: str = "",
@@ -73,7 +73,8 @@ def write_store(
     Args:
         path: the store's folder, such as ``cache/name.zarr``.
         groups: dataset by group name; ``""`` is the root.
-        provenance: where the content comes from; any JSON.
+        provenance: where the content comes from, any JSON; or a function that gives it, called
+            when the groups are written.
         validate: called with the root dataset as read back, before it is published.
         watch: called with the blocks of the root's lazy variables (see
             `repalign.shards.write_group`).
@@ -95,7 +96,7 @@ def write_store(
             )
         if validate is not None:
             validate(open_group(folder, ""))
-        seal(folder, prints, provenance)
+        seal(folder, prints, provenance() if callable(provenance) else provenance)
 
 
 @contextlib.contextmanager

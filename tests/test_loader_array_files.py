@@ -190,9 +190,11 @@ def test_a_stimulus_that_was_never_shown_is_said(tmp_path: Path) -> None:
     values = np.ones((4, 3))
     values[2] = np.nan
     np.save(tmp_path / "r.npy", values)
-    for missing in ("error", "drop_neuroids"):
-        with pytest.raises(ValueError, match="1 stimuli have NaN in every neuroid"):
-            load(tmp_path / "r.npy", f'dims = ["stimulus", "neuroid"]\nmissing = "{missing}"')
+    dims = 'dims = ["stimulus", "neuroid"]\n'
+    with pytest.raises(ValueError, match="1 stimuli have NaN in every neuroid"):
+        load(tmp_path / "r.npy", dims + 'missing = "drop_neuroids"')
+    with pytest.raises(ValueError, match="in 3 neuroids .* and 1 presentations"):
+        check_recording(load(tmp_path / "r.npy", dims))
 
 
 @pytest.mark.parametrize("name", ["a.npy", "stored.npz", "packed.npz", "v73.mat", "a.h5", "v5.mat"])

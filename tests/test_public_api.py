@@ -37,7 +37,7 @@ RANKS = (
         "small_networks",
         "torchvision_import",
     },
-    {"recording", "shards", "store", "cards", "fetch"},
+    {"recording", "shard_files", "shards", "store", "cards", "fetch"},
     {
         "loaders",
         "stimuli",

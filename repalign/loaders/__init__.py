@@ -14,6 +14,7 @@ import inspect
 import re
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -114,17 +115,18 @@ def ingest(
             groups[GROUP] = stimuli_to_dataset(stimuli)
         else:
             print(f"{card.name}: no images, so networks cannot be recorded on it", file=sys.stderr)
-        provenance |= {"sources": {role: _describe(file) for role, file in files.items()}}
         values = FiniteValues(recording)
-        write_store(
-            path,
-            groups,
-            provenance=provenance,
-            validate=lambda written: check_recording(written, values=values),
-            watch=values.take,
-            label=f"{card.name}: writing",
-            overwrite=True,
-        )
+        with ThreadPoolExecutor(1) as pool:  # the files are hashed while they are read
+            hashed = pool.submit(lambda: {role: _describe(file) for role, file in files.items()})
+            write_store(
+                path,
+                groups,
+                provenance=lambda: provenance | {"sources": hashed.result()},
+                validate=lambda written: check_recording(written, values=values),
+                watch=values.take,
+                label=f"{card.name}: writing",
+                overwrite=True,
+            )
         return open_store(path)
 
 

@@ -69,7 +69,9 @@ class ArrayFile:
             ValueError: the file is damaged there.
         """
         with _named(self.path):
-            return np.array(self.read(axis, start, stop), dtype=self.dtype)
+            values = self.read(axis, start, stop)
+            mapped = not values.flags.owndata
+            return np.array(values, dtype=self.dtype, copy=True if mapped else None)
 
 
 def open_array(path: Path, variable: str | None = None) -> ArrayFile:

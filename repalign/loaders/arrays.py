@@ -136,6 +136,12 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
 
 def _kept(layout: Layout, ids: Sequence[str], missing: str) -> tuple[Array, Array]:
     """Presentations (stimulus × repetition) and neuroids to keep; see `Options.missing`."""
+    if missing == "error" and layout.size(REPETITION_AXIS) == 1:
+        # every NaN is an error, which is found while the values are written
+        return (
+            np.ones((layout.size(STIMULUS_AXIS), 1), dtype=bool),
+            np.ones(layout.size(NEUROID_AXIS), dtype=bool),
+        )
     path, nan = layout.source.path, layout.missing()
     never = np.flatnonzero(~nan.shown.any(axis=1))
     if never.size and missing != "drop_stimuli":

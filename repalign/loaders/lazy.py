@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-BLOCK_BYTES = 64 << 20
+from repalign.shards import SHARD_BYTES
+
+BLOCK_BYTES = SHARD_BYTES
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

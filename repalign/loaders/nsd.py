@@ -18,7 +18,7 @@ Allen et al. (2022), Nature Neuroscience, doi 10.1038/s41593-021-00962-x.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,7 @@ from repalign.stimuli import Stimuli, encode_png
 SESSION = re.compile(r"betas_session(\d\d)")
 SCALE = 300.0  # betas are stored as percent signal change times this
 BRICK = "imgBrick"
+SLAB_BYTES = 16 << 20
 ROLES = ("betas", "expdesign", "stim_info", "stimuli", MASK)
 LABEL_NAMES: Mapping[str, Sequence[str]] = {
     "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
@@ -237,30 +238,55 @@ def _voxels(card: DatasetCard, files: Mapping[str, Path], sessions: Mapping[int,
 def _read_rows(
     sessions: Mapping[int, Path], ijk: Array, trials: Trials, zscore: bool, start: int, stop: int
 ) -> Array:
-    """Some trials of all voxels; no more than one plane of one session is held besides."""
+    """Some trials of all voxels; no more than a slab of one session is held besides."""
     out = np.empty((stop - start, len(ijk)), dtype=np.float32)
     for session in np.unique(trials.session[start:stop]).tolist():
         rows = np.flatnonzero(trials.session[start:stop] == session)
         own = trials.trial[start:stop][rows]
-        first, end = (0, TRIALS) if zscore else (int(own.min()), int(own.max()) + 1)
-        i0, j0, _ = ijk.min(axis=0)
-        i1, j1, _ = ijk.max(axis=0) + 1
         with open_hdf5(sessions[session]) as file:
-            for k in np.unique(ijk[:, 2]).tolist():
-                here = np.flatnonzero(ijk[:, 2] == k)
-                i, j, _ = ijk[here].T
-                plane = file["betas"][first:end, k, j0:j1, i0:i1]
-                values = plane[:, j - j0, i - i0].astype(np.float64)
-                kept = values[own - first] / SCALE
-                if zscore:
-                    spread = values.std(axis=0)  # whole numbers: exactly 0 where constant
-                    if not spread.all():
-                        where = tuple(ijk[here][spread == 0][0].tolist())
-                        raise ValueError(
-                            f"{sessions[session]}: voxel {where} and {int((spread == 0).sum()) - 1}"
-                            " others of its plane are constant, so they have no z-score; choose a"
-                            ' tighter ROI, or set zscore = "none"'
-                        )
-                    kept = (values[own - first] - values.mean(axis=0)) / spread
-                out[np.ix_(rows, here)] = kept
+            if zscore:
+                for here, kept in _zscored_planes(file["betas"], ijk, own, sessions[session]):
+                    out[np.ix_(rows, here)] = kept
+            else:
+                for chosen, stored in _trial_slabs(file["betas"], ijk, own):
+                    span = slice(rows[chosen[0]], rows[chosen[-1]] + 1)  # trials follow each other
+                    np.divide(stored, np.float32(SCALE), out=out[span])
     return out
+
+
+def _trial_slabs(betas: Any, ijk: Array, own: Array) -> Iterator[tuple[Array, Array]]:
+    """Places among the wanted trials, which ascend, and what is stored, a slab at a time."""
+    low, high = ijk.min(axis=0), ijk.max(axis=0) + 1
+    (i0, j0, k0), (i1, j1, k1) = low, high
+    box = (k1 - k0, j1 - j0, i1 - i0)
+    places = np.ravel_multi_index(tuple((ijk - low)[:, ::-1].T), box)
+    step = max(1, SLAB_BYTES // (2 * int(np.prod(box))))
+    for first in range(int(own.min()), int(own.max()) + 1, step):
+        chosen = np.flatnonzero((own >= first) & (own < first + step))
+        if chosen.size:
+            stop = int(own[chosen].max()) + 1
+            slab = betas[first:stop, k0:k1, j0:j1, i0:i1].reshape(stop - first, -1)
+            if len(chosen) < len(slab):
+                slab = slab[own[chosen] - first]
+            yield chosen, slab.take(places, axis=1, mode="clip")  # clip: no look at each place
+
+
+def _zscored_planes(
+    betas: Any, ijk: Array, own: Array, path: Path
+) -> Iterator[tuple[Array, Array]]:
+    """Voxels and their z-scores over the session in the wanted trials, a plane at a time."""
+    i0, j0, _ = ijk.min(axis=0)
+    i1, j1, _ = ijk.max(axis=0) + 1
+    for k in np.unique(ijk[:, 2]).tolist():
+        here = np.flatnonzero(ijk[:, 2] == k)
+        i, j, _ = ijk[here].T
+        values = betas[:, k, j0:j1, i0:i1][:, j - j0, i - i0].astype(np.float64)
+        spread = values.std(axis=0)  # whole numbers: exactly 0 where constant
+        if not spread.all():
+            where = tuple(ijk[here][spread == 0][0].tolist())
+            raise ValueError(
+                f"{path}: voxel {where} and {int((spread == 0).sum()) - 1} others of its plane are"
+                " constant, so they have no z-score; choose a tighter ROI, or set"
+                ' zscore = "none"'
+            )
+        yield here, (values[own] - values.mean(axis=0)) / spread

@@ -1,0 +1,78 @@
+"""Shards of Zarr arrays encoded and written as whole files.
+
+The layout is the one of Zarr's specification (the codec ``sharding_indexed``, version 1): the
+encoded chunks of a shard, then an index of their offsets and lengths with its CRC-32C. zarr reads
+these files like its own; writing them here takes half of its time, since no chunk is copied
+between threads and tasks.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LEVEL = 5
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def codecs() -> tuple[Any, ...]:
+    """Compressors of each chunk: lz4 after bit shuffling, then a CRC-32C."""
+    from zarr.codecs import BloscCodec, Crc32cCodec
+
+    return BloscCodec(cname="lz4", clevel=LEVEL, shuffle="bitshuffle"), Crc32cCodec()
+
+
+def encode_shard(values: Array, *, rows: int, columns: int, fill: float = 0.0) -> list[bytes]:
+    """The content of one shard's file, in the pieces that follow each other there.
+
+    Args:
+        values: the shard's rows, two axes or more, of which the shard holds all but the first
+            whole.
+        rows: of a chunk, which are those of the shard; where ``values`` has fewer, as at an
+            array's end, ``fill`` stands for the others.
+        columns: of a chunk; the axes behind the second are not split.
+        fill: of what lies beyond the array.
+    """
+    from numcodecs.blosc import Blosc
+
+    blosc = Blosc(cname="lz4", clevel=LEVEL, shuffle=Blosc.BITSHUFFLE)
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    parts: list[bytes] = []
+    places: list[tuple[int, int]] = []
+    position = 0
+    for start in range(0, values.shape[1], columns):
+        part = little[:, start : start + columns]
+        if part.shape[:2] != (rows, columns):
+            whole = np.full((rows, columns, *values.shape[2:]), fill, little.dtype)
+            whole[: part.shape[0], : part.shape[1]] = part
+            part = whole
+        encoded = blosc.encode(np.ascontiguousarray(part))
+        parts += [encoded, _checksum(encoded)]
+        places.append((position, len(encoded) + 4))
+        position += places[-1][1]
+    index = np.array(places, "<u8").tobytes()
+    return [*parts, index, _checksum(index)]
+
+
+def write_shard(array: Any, number: int, pieces: list[bytes]) -> None:
+    """Write one shard's file.
+
+    Args:
+        array: a `zarr.Array` in a local folder, laid out by `repalign.shards.encoding_for`.
+        number: of the shard along the first axis.
+        pieces: as `encode_shard` gives them.
+    """
+    key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
+    path = Path(array.store.root) / array.path / key
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb", buffering=0) as file:
+        file.writelines(pieces)
+
+
+def _checksum(content: bytes) -> bytes:
+    from google_crc32c import value
+
+    return int(value(content)).to_bytes(4, "little")
