@@ -19,7 +19,14 @@ from repalign.metrics import METRICS, Metric
 from repalign.opening import is_store, open_recording
 from repalign.populations import as_population
 from repalign.recipes import RECIPES, Recipe
-from repalign.recording import is_rdm_only, select, stimulus_ids, targets
+from repalign.recording import (
+    PRESENTATION,
+    STIMULUS,
+    is_rdm_only,
+    select,
+    stimulus_ids,
+    targets,
+)
 
 
 def split_words(text: str | None) -> list[str] | None:
@@ -87,7 +94,7 @@ def open_model(
     elif _is_array(name):
         found = features_from_file(Path(name).expanduser())
     elif is_store(name):
-        found = open_layers(Path(name))
+        found = open_layers(name)
     elif name in list_cards("dataset") or name.endswith(".toml"):
         found = {"": open_recording(name, **where)}
     elif Path(name).expanduser().is_dir():
@@ -139,8 +146,9 @@ def recording_rows(recording: xr.Dataset) -> list[dict[str, Any]]:
         rows.append(
             {
                 **target._asdict(),
-                "stimuli": len(stimulus_ids(part)),
-                "presentations": None if rdm_only else part.sizes["presentation"],
+                "stimuli": len(stimulus_ids(part)) if STIMULUS in part.coords else 0,
+                "presentations": part.sizes.get(PRESENTATION),
+                "volumes": part.sizes.get("time"),
                 "neuroids": None if rdm_only else part.sizes["neuroid"],
                 "store": str(recording.attrs["store"]),
             }

@@ -18,6 +18,7 @@ from repalign.recording import (
     STIMULUS,
     Target,
     is_rdm_only,
+    refuse_continuous,
     response_array,
     stimulus_ids,
     targets,
@@ -56,6 +57,7 @@ def as_population(
         TypeError, ValueError: no numbers, another shape, or values that are not finite.
     """
     if isinstance(population, xr.Dataset):
+        refuse_continuous(population, "compare")
         return population
     array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
     if not isinstance(array, np.ndarray):

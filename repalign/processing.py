@@ -20,6 +20,7 @@ from repalign.recording import (
     TIME_BIN_START,
     TIME_BIN_STOP,
     is_rdm_only,
+    refuse_continuous,
     stimulus_ids,
 )
 from repalign.shards import row_blocks
@@ -210,6 +211,7 @@ def _moments(response: xr.DataArray, codes: Array, n_sessions: int) -> tuple[Arr
 def _responses(ds: xr.Dataset) -> xr.DataArray:
     if is_rdm_only(ds) or "response" not in ds:
         raise ValueError("the recording holds RDMs, not responses, which cannot be processed")
+    refuse_continuous(ds, "this step")
     return ds["response"]
 
 

@@ -3,6 +3,7 @@
 Stimulus-locked data: ``response(presentation, neuroid[, time_bin])`` with ``stimulus_id`` and
 ``repetition`` on presentation, ``neuroid_id``, ``species``, ``subject`` and ``region`` on neuroid,
 and ``time_bin_start_ms`` and ``time_bin_stop_ms`` on time_bin.
+Continuous data: ``response(time, neuroid)``, see `repalign.continuous_recording`.
 Published dissimilarities: ``rdm(subject, stimulus_id, stimulus_id_)`` with ``species``,
 ``region`` and ``session`` on subject, where ``subject="group"`` is a published group RDM.
 Activations of a network are the same with one repetition: a network is one more subject.
@@ -40,7 +41,7 @@ RESERVED = frozenset(
     }
 )
 
-_NEUROID_COORDS = ("neuroid_id", "species", "subject", "region")
+NEUROID_COORDS = ("neuroid_id", "species", "subject", "region")
 
 
 class Target(NamedTuple):
@@ -51,7 +52,7 @@ class Target(NamedTuple):
     subject: str
 
 
-def _strings(values: Any, length: int, what: str) -> np.ndarray[Any, Any]:
+def strings(values: Any, length: int, what: str) -> np.ndarray[Any, Any]:
     """An object array of ``length`` strings; one string stands for all."""
     array = np.asarray([values] * length if isinstance(values, str) else values, dtype=object)
     if array.shape != (length,):
@@ -99,7 +100,7 @@ def make_recording(
         expected = "presentation × neuroid" + (" × time bin" if time_bins is not None else "")
         raise ValueError(f"response has shape {response.shape}, expected {expected}")
     n_presentations, n_neuroids = response.shape[:2]
-    ids = _strings(stimulus_id, n_presentations, "stimulus_id")
+    ids = strings(stimulus_id, n_presentations, "stimulus_id")
     if repetition is None:
         counts: dict[str, int] = {}
         repetition = [counts.update({i: counts.get(i, -1) + 1}) or counts[i] for i in ids]
@@ -108,10 +109,10 @@ def make_recording(
     coords: dict[str, Any] = {
         STIMULUS: (PRESENTATION, ids),
         "repetition": (PRESENTATION, np.asarray(repetition, dtype=np.int64)),
-        "neuroid_id": (NEUROID, _strings(neuroid_id, n_neuroids, "neuroid_id")),
-        "species": (NEUROID, _strings(species, n_neuroids, "species")),
-        "subject": (NEUROID, _strings(subject, n_neuroids, "subject")),
-        "region": (NEUROID, _strings(region, n_neuroids, "region")),
+        "neuroid_id": (NEUROID, strings(neuroid_id, n_neuroids, "neuroid_id")),
+        "species": (NEUROID, strings(species, n_neuroids, "species")),
+        "subject": (NEUROID, strings(subject, n_neuroids, "subject")),
+        "region": (NEUROID, strings(region, n_neuroids, "region")),
     }
     coords |= {name: (PRESENTATION, values) for name, values in (presentation or {}).items()}
     coords |= {name: (NEUROID, values) for name, values in (neuroid or {}).items()}
@@ -148,16 +149,16 @@ def make_rdm_recording(
         ('subject', 'stimulus_id', 'stimulus_id_')
     """
     n_entries, n_stimuli, _ = rdm.shape
-    ids = _strings(stimulus_id, n_stimuli, "stimulus_id")
+    ids = strings(stimulus_id, n_stimuli, "stimulus_id")
     return xr.Dataset(
         {"rdm": ((SUBJECT, STIMULUS, f"{STIMULUS}_"), rdm)},
         coords={
-            SUBJECT: _strings(subject, n_entries, "subject"),
+            SUBJECT: strings(subject, n_entries, "subject"),
             STIMULUS: ids,
             f"{STIMULUS}_": ids,
-            "species": (SUBJECT, _strings(species, n_entries, "species")),
-            "region": (SUBJECT, _strings(region, n_entries, "region")),
-            "session": (SUBJECT, _strings(session, n_entries, "session")),
+            "species": (SUBJECT, strings(species, n_entries, "species")),
+            "region": (SUBJECT, strings(region, n_entries, "region")),
+            "session": (SUBJECT, strings(session, n_entries, "session")),
         },
         attrs={"schema_version": SCHEMA_VERSION, **(attrs or {})},
     )
@@ -181,6 +182,21 @@ def make_activations(
     return xr.Dataset({"response": ((PRESENTATION, NEUROID), response)}, coords=coords, attrs=attrs)
 
 
+def is_continuous(ds: xr.Dataset) -> bool:
+    """Whether the recording runs on, ``response(time, neuroid)``, instead of by presentations."""
+    return "response" in ds and {"time", PRESENTATION} & set(ds["response"].dims) == {"time"}
+
+
+def refuse_continuous(ds: xr.Dataset, what: str) -> None:
+    """Raise a ValueError where a continuous recording comes to what needs presentations."""
+    if is_continuous(ds):
+        raise ValueError(
+            f"{what} needs presentations of stimuli; this recording runs on: {dict(ds.sizes)}."
+            " Score features of the film or play with repalign.continuous.score_continuous, or"
+            ' estimate a response to each event with the loader "bids_glm"'
+        )
+
+
 def is_rdm_only(ds: xr.Dataset) -> bool:
     """Whether the recording holds published RDMs instead of responses."""
     return "rdm" in ds
@@ -200,7 +216,14 @@ def check_recording(ds: xr.Dataset, *, values: FiniteValues | None = None) -> No
         raise ValueError(
             "not a recording: it has neither 'response' nor 'rdm'; build it with make_recording"
         )
-    problems = _rdm_problems(ds) if is_rdm_only(ds) else _response_problems(ds, values)
+    if is_rdm_only(ds):
+        problems = _rdm_problems(ds)
+    elif is_continuous(ds):
+        from repalign.continuous_recording import continuous_problems  # it imports this module
+
+        problems = continuous_problems(ds, values)
+    else:
+        problems = _response_problems(ds, values)
     try:
         json.dumps(ds.attrs)
     except TypeError as error:
@@ -209,7 +232,8 @@ def check_recording(ds: xr.Dataset, *, values: FiniteValues | None = None) -> No
         raise ValueError("bad recording: " + "; ".join(problems))
 
 
-def _missing_strings(ds: xr.Dataset, names: Sequence[str]) -> list[str]:
+def missing_strings(ds: xr.Dataset, names: Sequence[str]) -> list[str]:
+    """What is wrong with coordinates that should hold text."""
     problems = []
     for name in names:
         if name not in ds.coords:
@@ -223,11 +247,12 @@ def _missing_strings(ds: xr.Dataset, names: Sequence[str]) -> list[str]:
 
 
 class FiniteValues:
-    """Which presentations and neuroids have NaN or infinite values, found block by block."""
+    """Which rows (presentations, times) and neuroids hold NaN or infinite values."""
 
     def __init__(self, ds: xr.Dataset) -> None:
         """Begin with none."""
-        self.bad_rows = np.zeros(ds.sizes.get(PRESENTATION, 0), dtype=bool)
+        rows = ds["response"].shape[0] if "response" in ds else 0
+        self.bad_rows = np.zeros(rows, dtype=bool)
         self.bad_neuroids = np.zeros(ds.sizes.get(NEUROID, 0), dtype=bool)
 
     def take(self, name: str, start: int, block: np.ndarray[Any, Any]) -> None:
@@ -254,7 +279,7 @@ def _response_problems(ds: xr.Dataset, values: FiniteValues | None) -> list[str]
         return [f"response has dimensions {response.dims}, expected (presentation, neuroid)"]
     if 0 in response.shape:
         return [f"response is empty: {dict(response.sizes)}"]
-    problems = _missing_strings(ds, (STIMULUS, *_NEUROID_COORDS))
+    problems = missing_strings(ds, (STIMULUS, *NEUROID_COORDS))
     if "repetition" not in ds.coords:
         problems.append("coordinate 'repetition' is missing")
     if problems:
@@ -275,7 +300,7 @@ def _response_problems(ds: xr.Dataset, values: FiniteValues | None) -> list[str]
     if len(set(pairs)) != len(pairs):
         twice = next(pair for pair in pairs if pairs.count(pair) > 1)
         problems.append(f"stimulus {twice[0]!r} has repetition {twice[1]} twice; number them")
-    neuroids = list(zip(*(ds[name].values for name in _NEUROID_COORDS), strict=True))
+    neuroids = list(zip(*(ds[name].values for name in NEUROID_COORDS), strict=True))
     if len(set(neuroids)) != len(neuroids):
         problems.append("two neuroids of one region and subject have the same neuroid_id")
     return problems
@@ -285,7 +310,7 @@ def _rdm_problems(ds: xr.Dataset) -> list[str]:
     rdm = ds["rdm"]
     if rdm.dims != (SUBJECT, STIMULUS, f"{STIMULUS}_"):
         return [f"rdm has dimensions {rdm.dims}, expected (subject, stimulus_id, stimulus_id_)"]
-    problems = _missing_strings(ds, (SUBJECT, STIMULUS, "species", "region"))
+    problems = missing_strings(ds, (SUBJECT, STIMULUS, "species", "region"))
     ids = ds[STIMULUS].values.tolist()
     if len(set(ids)) != len(ids) or ids != ds[f"{STIMULUS}_"].values.tolist():
         problems.append("stimulus_id must be unique and equal on both sides of the rdm")
@@ -326,6 +351,8 @@ def select(ds: xr.Dataset, **coordinates: Any) -> xr.Dataset:
         if dimension == STIMULUS:
             indexers[f"{STIMULUS}_"] = keep
         ds = ds.isel(indexers)
+        if dimension == "time" and "event_run" in ds.coords:  # events go with their runs
+            ds = ds.isel(event=np.isin(ds["event_run"].values, ds["run"].values))
         if "fingerprint" in ds.attrs:
             chosen = f"{ds.attrs['fingerprint']} {name} {sorted(texts)}"
             digest = hashlib.sha256(chosen.encode()).hexdigest()

@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import inspect
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,9 @@ import numpy as np
 import xarray as xr
 
 from repalign.cards import DatasetCard, import_code, load_dataset_card
+from repalign.copying import check_target, copy_store, scratch_path
 from repalign.fetch import fetch_files
+from repalign.places import LocalFolder, Place, find_place
 from repalign.recording import IMAGE_HASH, STIMULUS, FiniteValues, check_recording
 from repalign.stimuli import GROUP, Stimuli, decode, short_hash, stimuli_to_dataset
 from repalign.store import default_folder, file_hash, locked, open_store, read_manifest, write_store
@@ -37,6 +40,7 @@ LOADERS = {
     "bang2020": "repalign.loaders.bang2020:read",
     "bids_glm": "repalign.loaders.bids_glm:read",
     "brainio": "repalign.loaders.brainio:read",
+    "continuous_fmri": "repalign.loaders.continuous_fmri:read",
     "haxby2001": "repalign.loaders.haxby2001:read",
     "kriegeskorte2008": "repalign.loaders.kriegeskorte2008:read",
     "mne_epochs": "repalign.loaders.mne_epochs:read",
@@ -84,19 +88,22 @@ def ingest(
 
     Args:
         dataset: name of a card, path of a card file, or a card.
-        to: folder of the stores; ``$REPALIGN_CACHE`` or the user's cache folder by default.
+        to: folder of the stores, or the URL of one, such as ``s3://bucket/folder``: there the store
+            goes when it is whole (it is made in the cache, where downloads stay).
+            ``$REPALIGN_CACHE`` or the user's cache folder by default.
         mirror, offline: see `repalign.fetch.fetch_files`.
         overwrite: read the raw files again in any case.
 
     Returns:
-        The recording, lazily opened; ``attrs["store"]`` is its path.
+        The recording, lazily opened; ``attrs["store"]`` is its path or URL.
 
     Example:
         >>> recording = ingest("kriegeskorte2008")          # doctest: +SKIP
     """
     card = dataset if isinstance(dataset, DatasetCard) else load_dataset_card(dataset)
-    folder = Path(to) if to is not None else default_folder()
-    path = folder / f"{card.name}.zarr"
+    goal = find_place(default_folder() if to is None else to) / f"{card.name}.zarr"
+    check_target(goal)
+    path = goal.path if isinstance(goal, LocalFolder) else scratch_path(goal, ".zarr")
     loader = find_loader(card)
     provenance: dict[str, Any] = {
         "card": card.name,
@@ -105,10 +112,11 @@ def ingest(
         "loader_sha256": _code_hash(loader),
     }
     with locked(path):
-        manifest = None if overwrite else read_manifest(path)
-        if manifest is not None and _is_current(card, provenance, manifest["provenance"], path):
-            return open_store(path)
-        files = fetch_files(card, to=folder, mirror=mirror, offline=offline)
+        manifest = None if overwrite else read_manifest(goal)
+        if manifest is not None and _is_current(card, provenance, manifest["provenance"], goal):
+            return open_store(goal)
+        downloads = goal.path.parent if isinstance(goal, LocalFolder) else None
+        files = fetch_files(card, to=downloads, mirror=mirror, offline=offline)
         recording, stimuli = _load(loader, card, files)
         groups = {"": recording}
         if stimuli is not None:
@@ -127,7 +135,12 @@ def ingest(
                 label=f"{card.name}: writing",
                 overwrite=True,
             )
-        return open_store(path)
+        if path != getattr(goal, "path", None):
+            try:
+                copy_store(path, goal, overwrite=True)
+            finally:
+                shutil.rmtree(path)
+        return open_store(goal)
 
 
 def _load(
@@ -182,7 +195,7 @@ def _code_hash(function: Callable[..., Any]) -> str:
 
 
 def _is_current(
-    card: DatasetCard, ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Path
+    card: DatasetCard, ours: Mapping[str, Any], theirs: Mapping[str, Any], path: Place
 ) -> bool:
     """Whether a store was made from this card, by this code, from files that have not changed."""
     other = str(theirs.get("card_path", ""))

@@ -25,6 +25,7 @@ from repalign.recording import (
     TIME_BIN_START,
     TIME_BIN_STOP,
     is_rdm_only,
+    refuse_continuous,
     stimulus_ids,
     targets,
 )
@@ -238,6 +239,7 @@ def _check(ds: xr.Dataset, splits: int) -> None:
         raise ValueError(f"splits is {splits}; expected 1 or more. Use 100.")
     if is_rdm_only(ds):
         return
+    refuse_continuous(ds, "inspect_recording")
     needed = (STIMULUS, "repetition", "neuroid_id", "species", "subject", "region")
     missing = [name for name in needed if name not in ds.coords]
     if "response" not in ds or missing or 0 in ds["response"].shape:

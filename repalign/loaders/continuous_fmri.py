@@ -1,0 +1,155 @@
+"""BIDS and fMRIPrep derivatives as they ran, ``response(time, neuroid)``: films, stories, play.
+
+File roles:
+
+- ``derivatives``: folder of the preprocessed dataset (``sub-01/func/*_desc-preproc_bold.nii.gz``).
+- ``raw``: folder of the raw dataset with the events tables, where ``derivatives`` has none.
+- ``mask``, ``roi_NAME``, ``labels_NAME``: which voxels, see `repalign.loaders.volumes`. Without a
+  ``mask``, the voxels that are in the brain masks of all runs of a subject.
+
+Several subjects stand side by side where they saw the same runs: the same names, numbers of
+volumes and events. Events are not modelled; they come along, for features to be made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from repalign.cards import DatasetCard
+from repalign.continuous_recording import make_continuous_recording
+from repalign.loaders.bids_files import CONFOUNDS, inherited_files, read_confounds
+from repalign.loaders.continuous_runs import (
+    Measured,
+    Options,
+    event_table,
+    measured_runs,
+    roots_of,
+    same_runs,
+    subjects_of,
+)
+from repalign.loaders.fmri_cleaning import CleanedRows, nuisance_basis
+from repalign.loaders.lazy import BLOCK_BYTES, lazy_rows
+from repalign.loaders.options import ANY_NAME, check_roles, read_options
+from repalign.loaders.volumes import (
+    LABELS,
+    MASK,
+    ROI,
+    Voxels,
+    find_voxels,
+    one_species,
+    open_nifti,
+    read_volume,
+)
+from repalign.stimuli import Stimuli
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stimuli | None]:
+    """Find the runs, voxels and events of each subject; volumes are read when needed."""
+    import dask.array as da
+
+    options = read_options(card, Options)
+    knows = ("raw", MASK, f"{ROI}{ANY_NAME}", f"{LABELS}{ANY_NAME}")
+    check_roles(card, files, needs=("derivatives",), knows=knows)
+    for role in ("derivatives", "raw"):
+        if role in files and not files[role].is_dir():
+            raise ValueError(f"card {card.path}: {role} is {files[role]}, expected a folder")
+    people = {
+        name: measured_runs(name, files, options)
+        for name in subjects_of(files["derivatives"], options.subjects)
+    }
+    runs, run_names = same_runs(people)
+    voxels = {name: _voxels(card, files, own) for name, own in people.items()}
+    total = sum(map(len, voxels.values()))
+    concatenate: Any = da.concatenate  # dask states no types
+    columns = []
+    for name, own in people.items():
+        parts = [_volumes(one, voxels[name], files, options, share=total) for one in own]
+        columns.append(concatenate(parts))
+    regions = [region for found in voxels.values() for region in found.region]
+    coordinates = [found.coordinates() for found in voxels.values()]
+    recording = make_continuous_recording(
+        concatenate(columns, axis=1),
+        run=[n for n, one in zip(run_names, runs, strict=True) for _ in range(one.n_volumes)],
+        repetition_time_s=runs[0].interval,
+        slice_time_ref=runs[0].reference,
+        region=regions,
+        species=one_species(card),
+        subject=[f"sub-{name}" for name, found in voxels.items() for _ in range(len(found))],
+        neuroid_id=[one for found in voxels.values() for one in found.neuroid_id()],
+        neuroid={key: np.concatenate([c[key] for c in coordinates]) for key in coordinates[0]},
+        events=event_table(runs, run_names, options),
+        attrs={
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in options
+            if value is not None and name != "slice_time_ref"
+        },
+    )
+    return recording, None
+
+
+def _voxels(card: DatasetCard, files: Mapping[str, Path], own: Sequence[Measured]) -> Voxels:
+    """The voxels of one subject, in the brain masks of all runs where the card has no mask."""
+    like_path = own[0].run.bold
+    like = open_nifti(like_path, dimensions=4)
+    inside: Array | None = None
+    for one in own if MASK not in files else ():
+        name = one.run.bold.name.rsplit("_bold.", 1)[0]
+        name = name.replace(f"_desc-{one.run.entities.get('desc')}", "") + "_desc-brain_mask.nii"
+        paths = [p for e in (".gz", "") if (p := one.run.bold.with_name(name + e)).is_file()]
+        if paths:
+            found = read_volume(paths[0], like_path, like) != 0
+            inside = found if inside is None else inside & found
+        elif not any(role.startswith(ROI) for role in files):
+            raise ValueError(
+                f"{one.run.bold} has no {name}.gz beside it; name a mask or {ROI}NAME in [files]"
+            )
+    return find_voxels(card, files, like_path, like, mask=inside)
+
+
+def _volumes(
+    one: Measured, voxels: Voxels, files: Mapping[str, Path], options: Options, *, share: int
+) -> Any:
+    """The volumes of one run as a lazy array, in blocks that all subjects share.
+
+    Args:
+        one: the run.
+        voxels: of its subject.
+        files: of the card.
+        options: of the card.
+        share: number of voxels of all subjects, among whom a block's bytes are shared.
+    """
+    confounds = np.zeros((one.n_volumes, 0))
+    if options.confounds:
+        tables = [
+            path
+            for ending in CONFOUNDS
+            for path in inherited_files(roots_of(one.run, files), one.run, ending)
+        ]
+        if not tables:
+            raise ValueError(
+                f"{one.run.label}: no {CONFOUNDS[0]} in {one.run.root}; remove confounds"
+            )
+        confounds = read_confounds(tables[0], options.confounds, one.n_volumes)[1]
+    try:
+        basis = nuisance_basis(
+            confounds,
+            repetition_time_s=one.interval,
+            detrend=options.detrend,
+            high_pass=options.high_pass,
+        )
+    except ValueError as error:
+        raise ValueError(f"{one.run.label}: {error}") from error
+    centre = options.detrend or options.scaling != "none"
+    rows = CleanedRows(one.run.bold, voxels.ijk, basis, options.scaling, centre)
+    kind = np.dtype(np.float32) if options.cleans else one.kind
+    rows_a_block = max(1, BLOCK_BYTES // (share * kind.itemsize))
+    row_bytes = len(voxels) * kind.itemsize
+    shape = (one.n_volumes, len(voxels))
+    return lazy_rows(rows, shape, kind, block_bytes=rows_a_block * row_bytes)
