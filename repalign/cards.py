@@ -29,6 +29,8 @@ from pydantic import (
     model_validator,
 )
 
+from repalign.agent_cards import AgentSettings, check_agent
+
 HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 Kind = Literal["dataset", "model"]
@@ -189,6 +191,7 @@ class ModelCard(Card):
     features_folder: str | None = None
     stimulus_ids: str | None = None
     aligned_to: AlignedTo | None = None
+    agent: AgentSettings | None = None
 
     @field_validator("weights_hash")
     @classmethod
@@ -211,6 +214,7 @@ class ModelCard(Card):
         unknown = [name for name in self.layers if self.features and name not in self.features]
         if unknown:
             raise ValueError(f"layers names {unknown[0]!r}, which [features] has no file for")
+        check_agent(self.source, self.agent)
         return self
 
 

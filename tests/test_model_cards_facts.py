@@ -14,10 +14,11 @@ from repalign.networks import SOURCES
 from repalign.torchvision_import import import_torchvision
 
 FOLDER = Path(__file__).parents[1] / "models"
-CARDS: dict[str, dict[str, Any]] = {
+EVERY: dict[str, dict[str, Any]] = {
     path.stem: tomllib.loads(path.read_text(encoding="utf-8"))
     for path in sorted(FOLDER.glob("[!_]*.toml"))
 }
+CARDS = {name: card for name, card in EVERY.items() if "agent" not in card}  # they see no images
 TORCHVISION = [name for name, card in CARDS.items() if card["source"].startswith("torchvision:")]
 LITE = [name for name in CARDS if name.startswith("efficientnet_lite")]
 REQUIRED = {

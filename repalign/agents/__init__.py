@@ -1,0 +1,24 @@
+"""Agents of reinforcement learning as representations: load, play, replay, compare."""
+
+from repalign.agent_cards import AgentSettings
+from repalign.agents.environments import make_environment
+from repalign.agents.loading import Agent, load_agent
+from repalign.agents.replays import replay
+from repalign.agents.rollout_records import Rollout
+from repalign.agents.rollout_stores import open_rollout, rollout_path, write_rollout
+from repalign.agents.rollouts import rollout
+from repalign.agents.steps import make_steps
+
+__all__ = [
+    "Agent",
+    "AgentSettings",
+    "Rollout",
+    "load_agent",
+    "make_environment",
+    "make_steps",
+    "open_rollout",
+    "replay",
+    "rollout",
+    "rollout_path",
+    "write_rollout",
+]
