@@ -34,6 +34,7 @@ from repalign.networks import (
     load_network,
     preprocess,
 )
+from repalign.places import Where, find_place
 from repalign.progress import track
 from repalign.recording import (
     ALIGNED_TO,
@@ -47,7 +48,15 @@ from repalign.recording import (
 )
 from repalign.shards import encoding_for, fingerprint, write_group
 from repalign.stimuli import Stimuli, natural_key, open_stimuli
-from repalign.store import default_folder, locked, open_group, open_store, read_manifest, seal
+from repalign.store import (
+    finished_parts,
+    local_folder,
+    locked,
+    open_group,
+    open_store,
+    read_manifest,
+    seal,
+)
 
 BATCH_SIZE = 32
 LARGE_BYTES = 1 << 30
@@ -126,7 +135,7 @@ def record(
             " no degrees: set visual_degrees under [stimuli] of their card"
         )
     prints = {"network": model.fingerprint(), "stimuli": images.fingerprint()}
-    run = _Run(model, images, dataset, prints, Path(to) if to is not None else default_folder())
+    run = _Run(model, images, dataset, prints, local_folder(to))
     if any(read_manifest(run.layer_path(name)) is None for name in names):
         with locked(run.root):
             todo = [name for name in names if read_manifest(run.layer_path(name)) is None]
@@ -134,20 +143,18 @@ def record(
     return {name: open_activations(run.layer_path(name)) for name in names}
 
 
-def open_activations(path: Path) -> xr.Dataset:
+def open_activations(path: Where) -> xr.Dataset:
     """Open one recorded layer, without the flags of its shards."""
     return open_store(path).drop_vars("done", errors="ignore")
 
 
-def open_layers(path: Path) -> dict[str, xr.Dataset]:
+def open_layers(path: Where) -> dict[str, xr.Dataset]:
     """All finished layers of an activations store; a recording's store counts as one layer."""
-    if read_manifest(path) is not None:
-        return {"": open_activations(path)}
-    folders = sorted((p for p in path.glob("*") if p.is_dir()), key=lambda p: natural_key(p.name))
-    found = {p.name: open_activations(p) for p in folders if read_manifest(p) is not None}
-    if not found:
-        raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
-    return found
+    place = find_place(path)
+    names = sorted(finished_parts(place), key=natural_key)
+    if not names:
+        raise FileNotFoundError(f"no finished store at {place}; ingest or record it first")
+    return {name: open_activations(place / name) for name in names}
 
 
 @contextlib.contextmanager

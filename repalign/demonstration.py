@@ -20,7 +20,7 @@ from repalign.reporting import write_report
 from repalign.reporting.sources import citations, software
 from repalign.results import Comparison, Comparisons
 from repalign.simulation import write_simulated_dataset
-from repalign.store import default_folder
+from repalign.store import local_folder
 
 SIMULATED = "simulated"
 NETWORK = "efficientnet_lite0"
@@ -57,7 +57,7 @@ def demonstrate(
         say: told what happens, one line at a time.
     """
     begin = time.perf_counter()
-    folder = Path(to) if to is not None else default_folder()
+    folder = local_folder(to)
     truth: dict[str, Any] | None = None
     dataset: str | Path = data
     if data == SIMULATED:

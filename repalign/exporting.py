@@ -117,7 +117,7 @@ def _publishing(files: Sequence[Path]) -> Iterator[list[Path]]:
 
 def _stored_stimuli(ds: xr.Dataset) -> Stimuli | None:
     store = ds.attrs.get("store")
-    return open_stimuli(ds) if store is not None and has_group(Path(store), GROUP) else None
+    return open_stimuli(ds) if store is not None and has_group(store, GROUP) else None
 
 
 def _write_npz(ds: xr.Dataset, path: Path) -> None:

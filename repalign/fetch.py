@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from repalign.cards import Card, DatasetCard, FileSource
-from repalign.store import default_folder, file_hash
+from repalign.store import file_hash, local_folder
 
 
 def fetch_files(
@@ -39,7 +39,7 @@ def fetch_files(
         FileNotFoundError: a file cannot be had; the message says what to do.
         ValueError: a file has another hash than its card says.
     """
-    cache = (Path(to) if to is not None else default_folder()) / "downloads" / card.name
+    cache = local_folder(to) / "downloads" / card.name
     return {
         role: _local(card, source)
         if source.path is not None

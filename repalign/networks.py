@@ -32,7 +32,7 @@ from repalign.cards import (
 )
 from repalign.fetch import fetch_file
 from repalign.stimuli import BACKDROP, Image
-from repalign.store import default_folder
+from repalign.store import local_folder
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
@@ -114,6 +114,10 @@ def load_network(
         card, twin_seed = load_model_card(text), seed
     if card.source == "features":
         raise ValueError(f"{card.name} is a table of features, not a network that can be run")
+    if card.agent is not None:
+        raise ValueError(
+            f"{card.name} is an agent, which is shown no images; repalign rollout lets it play"
+        )
     if visual_degrees is not None and visual_degrees <= 0:
         raise ValueError(f"visual_degrees is {visual_degrees}, expected more than 0")
     name = card.name
@@ -132,7 +136,7 @@ def load_network(
         torch.manual_seed(twin_seed or 0)
         module = _build(card)
     if twin_seed is None and card.weights != "none":
-        cache = (Path(to) if to is not None else default_folder()) / "downloads" / card.name
+        cache = local_folder(to) / "downloads" / card.name
         _load_weights(module, card, cache=cache, mirror=mirror, offline=offline)
     return Network(
         name=name,

@@ -21,6 +21,7 @@ import xarray as xr
 from jaxtyping import UInt8
 
 from repalign.recording import STIMULUS
+from repalign.remote_files import PlaceError
 from repalign.store import REMEDY, has_group, open_store
 
 GROUP = "stimuli"
@@ -203,6 +204,8 @@ class _StoredFiles(Sequence[bytes]):
             return [self[i] for i in range(*index.indices(len(self)))]
         try:
             return self.data[int(self.starts[index]) : int(self.stops[index])].values.tobytes()
+        except PlaceError:
+            raise
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"store {self.path} is damaged: {error}; {REMEDY}") from error
 
@@ -214,7 +217,7 @@ def open_stimuli(source: xr.Dataset | str | Path) -> Stimuli:
         ValueError: the recording came without images.
     """
     path = source.attrs.get("store") if isinstance(source, xr.Dataset) else source
-    if path is None or not has_group(Path(path), GROUP):
+    if path is None or not has_group(path, GROUP):
         raise ValueError(
             "this recording has no images: ingest it with an 'images' file in its card,"
             " or give stimuli of your own"

@@ -5,34 +5,39 @@ the old store, the new one, or none. `manifest.json` inside it lists every file 
 the content fingerprint and the provenance; chunks carry a checksum of their own. Large stores
 that grow shard by shard (activations) start as a full-size template with one `done` flag a
 shard, and get their manifest when the last flag is set.
+
+Stores are written on a local disk, and read wherever `repalign.places` finds them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
-import time
-import uuid
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from repalign.local_files import building as building  # part of this module for its users
+from repalign.local_files import file_hash as file_hash
+from repalign.local_files import locked as locked
+from repalign.local_files import recover
+from repalign.local_files import write_file as write_file
+from repalign.places import REQUESTS, LocalFolder, Place, Where, find_place, is_safe_name
+from repalign.remote_files import PlaceError
 from repalign.shards import Watch, write_group
 
 MANIFEST = "manifest.json"
 METADATA = "zarr.json"
-LOCKS = ".locks"
 FORMAT = "repalign-store-1"
+PARTS = ("fingerprints", "provenance", "files", "metadata")
+BUILD = "build"  # of a manifest in an object store: the folder beside it that holds the files
 REMEDY = "delete it and run again"
-STALE_SECONDS = 30 * 24 * 3600  # no ingest takes a month
 
 
 def default_folder() -> Path:
@@ -40,22 +45,26 @@ def default_folder() -> Path:
     from platformdirs import user_cache_path
 
     folder = os.environ.get("REPALIGN_CACHE")
-    return Path(folder).expanduser() if folder else user_cache_path("repalign", appauthor=False)
+    if not folder:
+        return user_cache_path("repalign", appauthor=False)
+    return local_folder(folder).expanduser()
 
 
-def write_file(path: Path, content: bytes | str) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+def local_folder(to: str | Path | None) -> Path:
+    """The folder of stores and downloads that was asked for, or the default one.
+
+    Raises:
+        ValueError: a URL, or a zip: to those, finished stores are copied.
+    """
+    if to is None:
+        return default_folder()
+    place = find_place(to)
+    if not isinstance(place, LocalFolder):
+        raise ValueError(
+            f"{place} is no local folder, and this is written into one; give such a folder, then"
+            f" copy the finished store there: repalign copy-store STORE {place}"
+        )
+    return place.path
 
 
 def write_store(
@@ -99,64 +108,6 @@ def write_store(
         seal(folder, prints, provenance() if callable(provenance) else provenance)
 
 
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Let one process at a time make the store at ``path``; a killed one frees the lock."""
-    from filelock import FileLock
-
-    try:
-        folder = path.parent / LOCKS
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / f"{path.name}.lock")
-        lock.acquire()
-    except OSError as error:
-        raise OSError(f"could not write into {path.parent}: {error.strerror or error}") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextlib.contextmanager
-def building(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place when the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _recover(path)
-    folder = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
-    try:
-        folder.mkdir()
-        yield folder
-        old = path.with_name(f"{path.name}.old-{uuid.uuid4().hex}")
-        if path.exists():
-            path.rename(old)
-        try:
-            folder.rename(path)
-        except OSError:
-            if old.exists():
-                old.rename(path)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        raise OSError(f"could not write {path}: {error.strerror or error}") from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _recover(path: Path) -> None:
-    """Finish what a killed process began: bring an old store back, drop stale temporaries."""
-    if not path.exists():
-        for old in path.parent.glob(f"{path.name}.old-*"):
-            with contextlib.suppress(OSError):
-                old.rename(path)
-    for leftover in (
-        *path.parent.glob(f"{path.name}.tmp-*"),
-        *path.parent.glob(f"{path.name}.old-*"),
-    ):
-        with contextlib.suppress(OSError):
-            if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
-                shutil.rmtree(leftover, ignore_errors=True)
-
-
 def seal(folder: Path, prints: Mapping[str, str], provenance: Mapping[str, Any]) -> None:
     """Write the manifest that makes a folder of finished groups, with their prints, a store."""
     files = {
@@ -164,7 +115,11 @@ def seal(folder: Path, prints: Mapping[str, str], provenance: Mapping[str, Any])
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != MANIFEST
     }
-    metadata = {name: _digits(folder / name) for name in files if name.endswith(METADATA)}
+    metadata = {
+        name: file_hash(folder / name).removeprefix("sha256:")
+        for name in files
+        if name.endswith(METADATA)
+    }
     manifest = {
         "format": FORMAT,
         "fingerprints": dict(prints),
@@ -175,107 +130,171 @@ def seal(folder: Path, prints: Mapping[str, str], provenance: Mapping[str, Any])
     write_file(folder / MANIFEST, json.dumps(manifest, indent=1))
 
 
-def _digits(path: Path) -> str:
-    return file_hash(path).removeprefix("sha256:")
-
-
-def file_hash(path: Path, algorithm: str = "sha256") -> str:
-    """``alg:hex`` of a file."""
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
-
-
-def read_manifest(path: Path) -> dict[str, Any] | None:
+def read_manifest(where: Where) -> dict[str, Any] | None:
     """The manifest of a store, or None where there is no finished store."""
-    _recover(path)
+    place = find_place(where)
+    if isinstance(place, LocalFolder):
+        recover(place.path)
     try:
-        content = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        content = json.loads(place.read(MANIFEST))
     except FileNotFoundError:
         return None
+    except PlaceError:
+        raise
     except NotADirectoryError as error:
-        raise NotADirectoryError(f"{path.parent} is a file; stores need a folder") from error
+        parent = Path(str(place)).parent
+        raise NotADirectoryError(f"{parent} is a file; stores need a folder") from error
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"store {path} is damaged: its manifest cannot be read ({error}); {REMEDY}"
+            f"store {place} is damaged: its manifest cannot be read ({error}); {REMEDY}"
         ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"store {path} is no {FORMAT}, which this version reads; {REMEDY}")
+        raise ValueError(f"store {place} is no {FORMAT}, which this version reads; {REMEDY}")
+    missing = [key for key in PARTS if not isinstance(content.get(key), dict)]
+    unsafe = [name for name in content.get("files", ()) if not is_safe_name(name)]
+    if missing or unsafe or not is_safe_name(content.get(BUILD, "build")):
+        raise ValueError(
+            f"store {place} is damaged: its manifest has "
+            + (f"no {missing[0]}" if missing else "names that lead out of the store")
+            + f"; {REMEDY}"
+        )
     manifest: dict[str, Any] = content
     return manifest
 
 
-def open_store(path: str | Path, group: str = "", *, dask: bool = True) -> xr.Dataset:
+def finished_manifest(where: Where) -> dict[str, Any]:
+    """The manifest of a store that must be there."""
+    manifest = read_manifest(where)
+    if manifest is None:
+        raise FileNotFoundError(f"no finished store at {where}; ingest or record it first")
+    return manifest
+
+
+def open_store(path: Where, group: str = "", *, dask: bool = True) -> xr.Dataset:
     """Open one group of a store lazily, after checking that its files are all there.
 
-    With ``dask`` an array has one dask chunk a shard; without, an indexed part is read from
-    the few chunks that hold it.
+    With ``dask`` an array of a local folder has one dask chunk a shard, and elsewhere one a chunk
+    (of about 4 MB), so that a part is fetched without the rest; without, an indexed part is read
+    from the few chunks that hold it.
 
     The dataset carries where it was opened (``attrs["store"]``) and its content fingerprint.
+
+    Args:
+        path: of the store: a folder, a zip (``NAME.zarr.zip``), or a URL (see
+            `repalign.places.find_place`).
+        group: of the store; ``""`` is the root.
+        dask: see above.
 
     Raises:
         FileNotFoundError: there is no store.
         ValueError: a file is missing or has another size than when it was written.
+        OSError: the zip is damaged, or the object store does not answer.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
-    wrong = damaged_files(path, manifest)
+    place = find_place(path)
+    manifest = finished_manifest(place)
+    wrong = damaged_files(place, manifest)
     if wrong:
-        raise ValueError(f"store {path} is damaged: {wrong[0]}; {REMEDY}")
+        raise ValueError(f"store {place} is damaged: {wrong[0]}; {REMEDY}")
     if group not in manifest["fingerprints"]:
-        raise ValueError(f"store {path} has no group {group!r}")
-    ds = open_group(path, group, dask=dask)
-    ds.attrs |= {"store": str(path), "fingerprint": manifest["fingerprints"][group]}
+        raise ValueError(f"store {place} has no group {group!r}")
+    ds = open_group(place, group, dask=dask, manifest=manifest)
+    ds.attrs |= {"store": str(place), "fingerprint": manifest["fingerprints"][group]}
     return ds
 
 
-def damaged_files(path: Path, manifest: Mapping[str, Any]) -> list[str]:
+def finished_parts(where: Where) -> dict[str, dict[str, Any]]:
+    """The manifests of the layers of an activations store, or the one of a recording as ``""``."""
+    place = find_place(where)
+    manifest = read_manifest(place)
+    if manifest is not None:
+        return {"": manifest}
+    found = {name: read_manifest(place / name) for name in place.folders()}
+    return {name: manifest for name, manifest in found.items() if manifest is not None}
+
+
+def files_of(place: Place, manifest: Mapping[str, Any]) -> Place:
+    """Where the files of a manifest lie: beside it, or in the one of several builds it names."""
+    build = manifest.get(BUILD, "")
+    return place / build if build else place
+
+
+def damaged_files(where: Where, manifest: Mapping[str, Any]) -> list[str]:
     """What is wrong with the files of a store, by their sizes and the hashes of the metadata."""
+    place = files_of(find_place(where), manifest)
+    sizes = place.sizes(manifest["files"])
     wrong = []
     for name, size in manifest["files"].items():
-        file = path / name
-        found = file.stat().st_size if file.is_file() else None
+        found = sizes.get(name)
         if found != size:
             state = "is missing" if found is None else f"has {found} bytes"
             wrong.append(f"{name} {state}, expected {size} bytes")
-        elif name in manifest["metadata"] and manifest["metadata"][name] != _digits(file):
+    listed = manifest["files"]
+    whole = [n for n in manifest["metadata"] if n in listed and sizes.get(n) == listed[n]]
+
+    def digest(name: str) -> str:
+        return hashlib.sha256(place.read(name, 0, listed[name])).hexdigest()
+
+    with ThreadPoolExecutor(REQUESTS) as pool:
+        local = isinstance(place, LocalFolder)  # where threads cost more than they save
+        found_digests = [*(map if local else pool.map)(digest, whole)]
+    for name, now in zip(whole, found_digests, strict=True):
+        if now != manifest["metadata"][name]:
             wrong.append(f"{name} was changed")
     return wrong
 
 
-def has_group(path: Path, group: str) -> bool:
+def has_group(where: Where, group: str) -> bool:
     """Whether a finished store has a group of that name."""
-    manifest = read_manifest(path)
+    manifest = read_manifest(where)
     return manifest is not None and group in manifest["fingerprints"]
 
 
-def open_group(path: Path, group: str, *, dask: bool = True) -> xr.Dataset:
-    """Open one group of a folder that need not be a finished store."""
+def open_group(
+    where: Where, group: str, *, dask: bool = True, manifest: Mapping[str, Any] | None = None
+) -> xr.Dataset:
+    """Open one group of a store, or of a local folder that need not be a finished one."""
+    place = find_place(where)
     try:
         ds: xr.Dataset
         with warnings.catch_warnings():  # zarr does not know our manifest beside its own files
             warnings.filterwarnings("ignore", message=".*not recognized as a component of a Zarr")
-            ds = xr.open_zarr(path, group=group or None, consolidated=False, chunks=None)
+            source = _zarr_source(place, manifest)
+            ds = xr.open_zarr(source, group=group or None, consolidated=False, chunks=None)
         for name, variable in ds.variables.items():
             if variable.dtype.kind in "OUT" or name in ds.coords:
                 ds[name] = ds[name].load()
                 if variable.dtype.kind in "OUT":
                     ds[name] = ds[name].astype(object)
             elif dask:
-                shards = variable.encoding.get("shards") or variable.encoding.get("chunks")
-                if shards is not None:
-                    sizes = zip(variable.dims, shards, strict=True)
+                parts = variable.encoding.get("chunks")
+                if isinstance(place, LocalFolder):
+                    parts = variable.encoding.get("shards") or parts
+                if parts is not None:
+                    sizes = zip(variable.dims, parts, strict=True)
                     ds[name] = ds[name].chunk({d: min(s, ds.sizes[d]) for d, s in sizes})
+    except PlaceError:
+        raise
     except Exception as error:  # codecs raise many types
-        raise ValueError(f"store {path} is damaged: {error}; {REMEDY}") from error
+        raise ValueError(f"store {place} is damaged: {error}; {REMEDY}") from error
     return ds
+
+
+def _zarr_source(place: Place, manifest: Mapping[str, Any] | None) -> Any:
+    if manifest is not None:
+        place = files_of(place, manifest)
+    if isinstance(place, LocalFolder):
+        return place.path
+    from repalign.place_reader import PlaceReader
+
+    return PlaceReader(place, place.sizes() if manifest is None else manifest["files"])
 
 
 def load_values(variable: xr.DataArray, store: str) -> np.ndarray[Any, np.dtype[Any]]:
     """Read an array, naming its store where a chunk is damaged."""
     try:
         values: np.ndarray[Any, np.dtype[Any]] = variable.values
+    except PlaceError:
+        raise
     except Exception as error:  # codecs raise many types
         raise ValueError(f"store {store} is damaged: {error}; {REMEDY}") from error
     return values

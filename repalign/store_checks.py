@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from repalign.places import Place, Where, find_place
 from repalign.progress import track
 from repalign.shards import fingerprint
-from repalign.store import MANIFEST, damaged_files, file_hash, open_group, read_manifest
+from repalign.store import (
+    MANIFEST,
+    damaged_files,
+    file_hash,
+    files_of,
+    finished_manifest,
+    open_group,
+)
 
 
 @dataclass(frozen=True)
@@ -26,13 +34,12 @@ class StoreCheck:
     detail: str
 
 
-def verify_store(
-    path: str | Path, *, sources: bool = True, progress: bool = True
-) -> list[StoreCheck]:
+def verify_store(path: Where, *, sources: bool = True, progress: bool = True) -> list[StoreCheck]:
     """Read all of a store again and compare it with its manifest.
 
     Args:
-        path: of a recording's store, or of one layer of an activations store.
+        path: of a recording's store, or of one layer of an activations store: a folder, a zip, or
+            a URL.
         sources: hash the raw files again too, where they still lie where they were.
         progress: show a progress bar on stderr.
 
@@ -43,6 +50,7 @@ def verify_store(
     Raises:
         FileNotFoundError: there is no finished store.
         ValueError: its manifest cannot be read.
+        OSError: the zip is damaged, or the object store does not answer.
 
     Example:
         >>> from repalign.recording import make_recording
@@ -55,30 +63,29 @@ def verify_store(
         >>> [one.passed for one in verify_store(path, progress=False)]
         [True, True]
     """
-    path = Path(path)
-    manifest = read_manifest(path)
-    if manifest is None:
-        raise FileNotFoundError(f"no finished store at {path}; ingest or record it first")
-    found = [_files(path, manifest)]
+    place = find_place(path)
+    manifest = finished_manifest(place)
+    found = [_files(place, manifest)]
     groups = list(manifest["fingerprints"].items())
-    for group, expected in track(groups, f"{path.name}: reading all values", show=progress):
-        found.append(_content(path, group, expected))
+    name = str(place).rpartition("/")[2]
+    for group, expected in track(groups, f"{name}: reading all values", show=progress):
+        found.append(_content(place, group, expected, manifest))
     described = manifest["provenance"].get("sources", {}) if sources else {}
     return found + [_source(role, one) for role, one in described.items()]
 
 
-def _files(path: Path, manifest: dict[str, Any]) -> StoreCheck:
-    wrong = damaged_files(path, manifest)
-    here = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+def _files(place: Place, manifest: dict[str, Any]) -> StoreCheck:
+    wrong = damaged_files(place, manifest)
+    here = set(files_of(place, manifest).sizes(manifest["files"]))
     wrong += [f"{name} is unknown" for name in sorted(here - set(manifest["files"]) - {MANIFEST})]
     detail = "; ".join(wrong[:5]) + (f"; and {len(wrong) - 5} more" if len(wrong) > 5 else "")
     return StoreCheck("files", not wrong, detail or f"{len(manifest['files'])} files")
 
 
-def _content(path: Path, group: str, expected: str) -> StoreCheck:
+def _content(place: Place, group: str, expected: str, manifest: dict[str, Any]) -> StoreCheck:
     name = f"content of {group}" if group else "content"
     try:
-        now = fingerprint(open_group(path, group))
+        now = fingerprint(open_group(place, group, manifest=manifest))
     except Exception as error:  # codecs raise many types
         return StoreCheck(name, False, " ".join(str(error).split()))
     if now != expected:

@@ -30,7 +30,7 @@ from repalign.robust_digits import (
     robust_digits_key,
     write_robust_digits,
 )
-from repalign.store import default_folder
+from repalign.store import local_folder
 
 LAYER = "hidden"
 ATTACKS = ("pgd:steps=20", "pgd:steps=20,loss=margin")
@@ -122,7 +122,7 @@ def demonstrate_training(
         say: told what happens, one line at a time.
     """
     begin = time.perf_counter()
-    folder = Path(to) if to is not None else default_folder()
+    folder = local_folder(to)
     home = folder / "demo" / f"{NAME}-{robust_digits_key()}"
     with _one_thread():
         say("training a network on adversarial digits, which the simulated brain reads out")

@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from repalign.cli import data, instruments, scores, training
+from repalign.cli import agents, autoencoder, data, instruments, scores, training
 
 VERBS = (
     scores.demo,
@@ -21,8 +21,11 @@ VERBS = (
     data.ingest,
     data.inspect,
     data.verify_store,
+    data.copy_store,
     data.export,
     data.record,
+    agents.rollout,
+    autoencoder.autoencoder,
     scores.compare,
     scores.recipe,
     scores.report,

@@ -166,7 +166,7 @@ def export(
 
 def verify_store(
     stores: Annotated[
-        list[str], typer.Argument(help="Paths of stores, or names of ingested datasets.")
+        list[str], typer.Argument(help="Paths or URLs of stores, or names of ingested datasets.")
     ],
     to: To = None,
     as_json: Json = False,
@@ -175,15 +175,16 @@ def verify_store(
     import dataclasses
 
     from repalign.opening import is_store
+    from repalign.places import find_place
     from repalign.store import default_folder
     from repalign.store_checks import verify_store as run
     from repalign.tables import print_records
 
     rows = []
     for name in stores:
-        folder = default_folder() if to is None else to
-        path = Path(name) if is_store(name) else folder / f"{Path(name).stem}.zarr"
-        rows += [{"store": str(path), **dataclasses.asdict(one)} for one in run(path)]
+        folder = find_place(default_folder() if to is None else to)
+        place = find_place(name) if is_store(name) else folder / f"{Path(name).stem}.zarr"
+        rows += [{"store": str(place), **dataclasses.asdict(one)} for one in run(place)]
     failed = any(row["passed"] is False for row in rows)
     if not as_json:
         for row in rows:
@@ -191,6 +192,24 @@ def verify_store(
     print_records(rows, ("store", "check", "passed", "detail"), as_json=as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def copy_store(
+    source: Annotated[
+        str, typer.Argument(help="A store: NAME.zarr, NAME.zarr.zip, or a URL (s3://…) of either.")
+    ],
+    target: Annotated[str, typer.Argument(help="Where its copy goes, named likewise.")],
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace what stands there, when the copy is whole.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Copy a store to a folder, into one zip file, or to an object store, and check it."""
+    from repalign.copying import copy_store as run
+    from repalign.tables import print_records
+
+    size = run(source, target, overwrite=overwrite)
+    print_records([{"store": target, "bytes": size}], ("store", "bytes"), as_json=as_json)
 
 
 def record(

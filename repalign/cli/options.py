@@ -49,7 +49,7 @@ def complete_recipes(incomplete: str) -> list[str]:
 Dataset = Annotated[
     str,
     typer.Argument(
-        help="Name of a dataset card, path of a card (.toml), a store (.zarr)"
+        help="Name of a dataset card, path of a card (.toml), a store (.zarr, .zarr.zip or URL)"
         " or an array (.npy, .npz, .csv).",
         autocompletion=complete_datasets,
     ),
@@ -61,9 +61,10 @@ DatasetCardName = Annotated[
     ),
 ]
 To = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
         help="Folder of the stores; by default $REPALIGN_CACHE, else the user's cache folder."
+        " Recordings may also go to a URL, such as s3://bucket/folder."
     ),
 ]
 Mirror = Annotated[

@@ -139,7 +139,7 @@ def make_figures(quality: RecordingQuality, ds: xr.Dataset) -> list[tuple[str, F
             "A matrix of Spearman correlations between all RDMs.",
             "Spearman correlation of the RDMs of all subjects, each averaged over its sessions.",
         ))  # fmt: skip
-    if (store := ds.attrs.get("store")) and has_group(Path(store), GROUP):
+    if (store := ds.attrs.get("store")) and has_group(store, GROUP):
         stimuli = open_stimuli(ds)
         fig = figures.thumbnail_figure(stimuli)
         text = f"{min(figures.THUMBNAILS, len(stimuli))} of {len(stimuli)} images, evenly spaced."

@@ -200,7 +200,7 @@ def _anchored(config: FinetuneConfig, folder: Path) -> FinetuneConfig:
 
     def file_or_name(text: str) -> str:
         looks_like_a_path = text.rstrip("/").endswith((".toml", ".zarr")) or "/" in text
-        return at(text) if looks_like_a_path else text
+        return at(text) if looks_like_a_path and "://" not in text else text
 
     task = config.task
     kind, _, path = task.data.partition(":")
