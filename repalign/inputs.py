@@ -75,8 +75,21 @@ def open_model(
     device: str,
     visual_degrees: float | None,
     where: Mapping[str, Any],
+    on: Path | None = None,
 ) -> dict[str, xr.Dataset]:
-    """The layers of whatever the word names: a card, a dataset, a store or an array file."""
+    """The layers of whatever the word names: a card, a dataset, a store or an array file.
+
+    An agent is shown the observations of the rollout ``on``.
+    """
+    if is_model_card(name) and load_model_card(split_twin(name)[0]).agent is not None:
+        from repalign.agents import stored_replay
+
+        if on is None:
+            raise ValueError(
+                f"{name} is an agent: it is shown observations, not images. Name the rollout that"
+                f" holds them with --on, or let it play first: repalign rollout {name}"
+            )
+        return stored_replay(name, on, layers=layers, device=device, **where)[0].populations
     if is_model_card(name):
         return record(
             name,
@@ -95,6 +108,10 @@ def open_model(
         found = features_from_file(Path(name).expanduser())
     elif is_store(name):
         found = open_layers(name)
+    elif (Path(name) / "steps.zarr").is_dir():
+        from repalign.agents import open_rollout
+
+        found = open_rollout(name).populations
     elif name in list_cards("dataset") or name.endswith(".toml"):
         found = {"": open_recording(name, **where)}
     elif Path(name).expanduser().is_dir():

@@ -493,6 +493,15 @@ def test_command_line_plays_replays_and_keeps(command, tmp_path):
     assert values == {one.layer: one.value for one in wanted}
     assert max(values, key=values.__getitem__) == "mlp_extractor.value_net.1"
     assert open_model(str(path / "traces.zarr"), brain, ["value"], "cpu", None, {})
+    everything = open_model(str(path), brain, None, "cpu", None, {})
+    assert set(everything) == {*played.layers, *played.traces}
+    card, where = str(tmp_path / "mine.toml"), {"to": tmp_path}
+    shown = open_model(card, brain, None, "cpu", None, where, on=path)
+    assert {*played.traces, "mlp_extractor.policy_net.1"} <= set(shown)
+    layer = "mlp_extractor.value_net.1"
+    np.testing.assert_array_equal(shown[layer]["response"], played.layers[layer]["response"])
+    with pytest.raises(ValueError, match="--on"):
+        open_model(card, brain, None, "cpu", None, where)
 
 
 def test_the_place_of_a_rollout_depends_on_all_that_matters(tmp_path):

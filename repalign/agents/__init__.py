@@ -5,7 +5,13 @@ from repalign.agents.environments import make_environment
 from repalign.agents.loading import Agent, load_agent
 from repalign.agents.replays import replay
 from repalign.agents.rollout_records import Rollout
-from repalign.agents.rollout_stores import open_rollout, rollout_path, write_rollout
+from repalign.agents.rollout_stores import (
+    is_rollout,
+    open_rollout,
+    rollout_path,
+    stored_replay,
+    write_rollout,
+)
 from repalign.agents.rollouts import rollout
 from repalign.agents.steps import make_steps
 
@@ -13,6 +19,7 @@ __all__ = [
     "Agent",
     "AgentSettings",
     "Rollout",
+    "is_rollout",
     "load_agent",
     "make_environment",
     "make_steps",
@@ -20,5 +27,6 @@ __all__ = [
     "replay",
     "rollout",
     "rollout_path",
+    "stored_replay",
     "write_rollout",
 ]

@@ -30,6 +30,14 @@ class Rollout:
     layers: dict[str, xr.Dataset]
     traces: dict[str, xr.Dataset]
 
+    @property
+    def populations(self) -> dict[str, xr.Dataset]:
+        """Layers, then traces, as so many populations to compare with."""
+        return self.layers | {
+            name if name not in self.layers else f"trace {name}": trace
+            for name, trace in self.traces.items()
+        }
+
     def episodes(self) -> list[dict[str, Any]]:
         """Return and length of each episode, and whether it was played to its end."""
         numbers = self.steps["episode"].values

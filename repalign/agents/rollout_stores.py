@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import torch
 
 from repalign import __version__
 from repalign.activations import open_activations
-from repalign.agents.loading import Agent
+from repalign.agents.loading import Agent, load_agent
+from repalign.agents.replays import replay
 from repalign.agents.rollout_records import Rollout
 from repalign.recording import SCHEMA_VERSION
 from repalign.store import building, default_folder, open_store, write_store
@@ -38,7 +40,7 @@ def write_rollout(rollout: Rollout, path: str | Path, *, overwrite: bool = False
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
-    if path.exists() and not (path / STEPS).is_dir():
+    if path.exists() and not is_rollout(path):
         raise FileExistsError(f"{path} is no rollout, so it is not replaced; name another folder")
     provenance = {"repalign": __version__, "torch": torch.__version__, **rollout.steps.attrs}
     with building(path) as folder:
@@ -57,7 +59,7 @@ def open_rollout(path: str | Path) -> Rollout:
         ValueError: a file of it is missing or damaged.
     """
     path = Path(path)
-    if not (path / STEPS).is_dir():
+    if not is_rollout(path):
         raise FileNotFoundError(
             f"no rollout at {path}; make one with repalign rollout, or write_rollout"
         )
@@ -67,6 +69,41 @@ def open_rollout(path: str | Path) -> Rollout:
         for store, kind in ((LAYERS, "layers"), (TRACES, "traces"))
     )
     return Rollout(steps, layers, traces)
+
+
+def is_rollout(path: str | Path) -> bool:
+    """Whether a rollout stands at a path."""
+    return (Path(path) / STEPS).is_dir()
+
+
+def stored_replay(
+    agent: str | Path,
+    on: str | Path,
+    *,
+    layers: Sequence[str] | None = None,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: bool = True,
+    **where: Any,
+) -> tuple[Rollout, Path]:
+    """What an agent makes of the observations of a rollout, from the store where it is there.
+
+    Args:
+        agent: name or path of its card.
+        on: folder of the rollout whose observations it is shown.
+        layers, device, progress: as in `repalign.replay`.
+        overwrite: replay again, even if it is there.
+        **where: ``to``, ``mirror`` and ``offline``, as in `repalign.agents.load_agent`.
+
+    Returns:
+        The replay, and its folder.
+    """
+    loaded, recorded = load_agent(agent, **where), open_rollout(on).steps
+    path = rollout_path(loaded, to=where.get("to"), layers=layers, on=recorded.attrs["fingerprint"])
+    if overwrite or not path.exists():
+        seen = replay(loaded, recorded, layers=layers, device=device, progress=progress)
+        write_rollout(seen, path, overwrite=overwrite)
+    return open_rollout(path), path
 
 
 def rollout_path(agent: Agent, *, to: str | Path | None = None, **how: Any) -> Path:

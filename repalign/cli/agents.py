@@ -71,26 +71,25 @@ def rollout(
     from repalign.agents import (
         load_agent,
         open_rollout,
-        replay,
         rollout_path,
+        stored_replay,
         write_rollout,
     )
     from repalign.agents import rollout as run
     from repalign.inputs import split_words
     from repalign.tables import print_records
 
-    loaded = load_agent(agent, to=to, mirror=mirror, offline=offline or None)
-    chosen = split_words(layers)
-    shown: dict[str, Any] = {"layers": chosen, "device": device, "progress": True}
+    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
+    shown: dict[str, Any] = {"layers": split_words(layers), "device": device}
     if on is not None:
         if episodes is not None or steps is not None or epsilon or seed or not deterministic:
             raise ValueError(
                 "--on replays what was played, so --episodes, --steps, --seed, --sample and"
                 " --epsilon do not apply"
             )
-        recorded = open_rollout(on).steps
-        path = rollout_path(loaded, to=to, layers=chosen, on=recorded.attrs["fingerprint"])
+        found, path = stored_replay(agent, on, overwrite=overwrite, **shown, **where)
     else:
+        loaded = load_agent(agent, **where)
         episodes = 10 if episodes is None and steps is None else episodes
         how: dict[str, Any] = {
             "episodes": episodes,
@@ -99,11 +98,10 @@ def rollout(
             "deterministic": deterministic,
             "epsilon": epsilon,
         }
-        path = rollout_path(loaded, to=to, layers=chosen, **how)
-    if overwrite or not path.exists():
-        played = run(loaded, **how, **shown) if on is None else replay(loaded, recorded, **shown)
-        write_rollout(played, path, overwrite=overwrite)
-    found = open_rollout(path)
+        path = rollout_path(loaded, to=to, layers=shown["layers"], **how)
+        if overwrite or not path.exists():
+            write_rollout(run(loaded, progress=True, **how, **shown), path, overwrite=overwrite)
+        found = open_rollout(path)
     row = {**found.summary(), "seed": seed if on is None else None, "store": str(path)}
     names = {"layers": list(found.layers), "traces": list(found.traces)}
     if as_json:

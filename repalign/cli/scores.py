@@ -135,6 +135,13 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of resamples, split halves and shuffles.")] = 0,
     device: Device = "auto",
     visual_degrees: Degrees = None,
+    on: Annotated[
+        Path | None,
+        typer.Option(
+            help="The rollout whose observations are shown to the agents among the models: a folder"
+            " that `repalign rollout` wrote."
+        ),
+    ] = None,
     to: To = None,
     mirror: Mirror = None,
     offline: Offline = False,
@@ -165,7 +172,7 @@ def compare(
     seconds: dict[str, Any] = {}
     for model in models:
         wanted = layers_for(model, split_words(layers), alone=len(models) == 1)
-        found = open_model(model, first, wanted, device, visual_degrees, where)
+        found = open_model(model, first, wanted, device, visual_degrees, where, on)
         seconds |= {f"{model} {name}": layer for name, layer in found.items()}
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = {}  # each once, in order
