@@ -108,6 +108,9 @@ def ingest(
 def inspect(
     dataset: DatasetCardName,
     select: Select = None,
+    splits: Annotated[
+        int, typer.Option(help="Random halves of the repetitions; fewer are quicker.")
+    ] = 100,
     to: To = None,
     mirror: Mirror = None,
     offline: Offline = False,
@@ -122,7 +125,7 @@ def inspect(
 
     where = {"to": to, "mirror": mirror, "offline": offline or None}
     recording = open_selected(dataset, select, **where)
-    quality = inspect_recording(recording)
+    quality = inspect_recording(recording, splits=splits)
     print(json.dumps(quality.to_dict(), indent=1, allow_nan=False) if as_json else quality)
     if out is not None:
         from repalign.reporting.recording_page import write_recording_report
