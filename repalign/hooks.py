@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from repalign.layer_outputs import LayerReader, layer_readers
 from repalign.networks import find_layers
 
 
@@ -18,12 +19,16 @@ def capture(
     """Within the block, every forward pass leaves the outputs of the named layers in a dict.
 
     The outputs are copies, so a later in-place operation cannot change them. A layer that runs
-    several times in one pass keeps its last output; of a tuple or dict the first tensor counts.
+    several times in one pass keeps its last output, unless its name says which: ``V4@t=0``.
 
     Args:
         module: any torch module.
-        layers: module names, or patterns (see `repalign.networks.find_layers`).
+        layers: layer names or patterns, see `repalign.layer_names`.
         detach: cut the copies off the graph; False keeps their gradients.
+
+    Raises:
+        ValueError: an unknown layer; in a pass, an output of several tensors of which the name
+            chooses none.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
@@ -35,23 +40,22 @@ def capture(
     names = find_layers(module, layers)
     seen: dict[str, Tensor] = {}
 
-    def hook(name: str) -> Any:
+    def hook(name: str, pick: LayerReader) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output, name)
-            seen[name] = tensor.detach().clone() if detach else tensor.clone()
+            tensor = pick(output)
+            if tensor is not None:
+                seen[name] = tensor.detach().clone() if detach else tensor.clone()
 
         return keep
 
     with contextlib.ExitStack() as stack:
-        modules = dict(module.named_modules())
-        for name in names:
-            handle = modules[name].register_forward_hook(hook(name))
-            stack.callback(handle.remove)
+        for name, pick in stack.enter_context(layer_readers(module, names)).items():
+            stack.callback(pick.part.register_forward_hook(hook(name, pick)).remove)
         yield seen
 
 
 def first_tensor(output: Any, name: str) -> Tensor:
-    """Return a layer's output, or the first tensor of it."""
+    """Return a network's output, or the first tensor of it: logits come first."""
     if isinstance(output, Tensor):
         return output
     values = output.values() if isinstance(output, dict) else output
@@ -59,4 +63,4 @@ def first_tensor(output: Any, name: str) -> Tensor:
         for value in values:
             if isinstance(value, Tensor):
                 return value
-    raise TypeError(f"layer {name!r} gives a {type(output).__name__}, which holds no tensor")
+    raise TypeError(f"{name} is a {type(output).__name__}, which holds no tensor")

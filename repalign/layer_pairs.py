@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from repalign.activations import evaluating
-from repalign.hooks import first_tensor
+from repalign.layer_outputs import LayerReader, layer_readers
 from repalign.metrics.calls import pick_device
 from repalign.metrics.cka import CKA, centre_gram
 from repalign.metrics.gram import in_working_precision, symmetric_product
@@ -159,10 +159,12 @@ def _watch(module: nn.Module, names: Sequence[str], n: int) -> Iterator[dict[str
     grams: dict[str, Tensor] = {}
     latest: tuple[Tensor, int, Tensor] | None = None
 
-    def hook(name: str) -> Any:
+    def hook(name: str, pick: LayerReader) -> Any:
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
             nonlocal latest
-            tensor = first_tensor(output, name)
+            tensor = pick(output)
+            if tensor is None:
+                return
             if latest is None or latest[0] is not tensor or latest[1] != tensor._version:
                 latest = (tensor, tensor._version, _gram(tensor, n, name))
             grams[name] = latest[2]
@@ -170,9 +172,8 @@ def _watch(module: nn.Module, names: Sequence[str], n: int) -> Iterator[dict[str
         return keep
 
     with contextlib.ExitStack() as stack:
-        modules = dict(module.named_modules())
-        for name in names:
-            stack.callback(modules[name].register_forward_hook(hook(name)).remove)
+        for name, pick in stack.enter_context(layer_readers(module, names)).items():
+            stack.callback(pick.part.register_forward_hook(hook(name, pick)).remove)
         yield grams
 
 

@@ -31,6 +31,8 @@ from repalign.cards import (
     split_twin,
 )
 from repalign.fetch import fetch_file
+from repalign.layer_names import EACH_TIME, LayerName, parse_layer
+from repalign.layer_outputs import each_time
 from repalign.stimuli import BACKDROP, Image
 from repalign.store import local_folder
 
@@ -296,31 +298,53 @@ def preprocess(
     return (values - mean) / std
 
 
-def find_layers(module: nn.Module, patterns: Sequence[str]) -> list[str]:
-    """Module names that match the patterns, in the order of the module's definition.
+def find_layers(
+    module: nn.Module, patterns: Sequence[str], *, example: Tensor | None = None
+) -> list[str]:
+    """Layers that match the patterns, in the order of the module's definition.
 
-    ``"all"`` stands for every module without children; ``*`` and ``?`` match as in a shell.
+    ``"all"`` stands for every module without children; ``*`` and ``?`` match as in a shell. Steps
+    such as ``@cls`` stay with each name that a pattern finds.
+
+    Args:
+        module: the network.
+        patterns: layer names, see `repalign.layer_names`.
+        example: an input of the network; needed for ``@t=*``, since only a pass tells how often a
+            module runs.
 
     Raises:
-        ValueError: a pattern matches nothing; near matches are listed.
+        ValueError: a pattern matches nothing (near matches are listed), or is no layer name.
 
     Example:
         >>> find_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), ["*"])
         ['0', '1']
+        >>> find_layers(nn.Sequential(nn.LSTM(2, 2)), ["0@t=*"], example=torch.zeros(3, 1, 2))
+        ['0@t=0', '0@t=1', '0@t=2']
     """
     names = [name for name, _ in module.named_modules() if name]
-    wanted: set[str] = set()
-    for pattern in patterns:
-        if pattern == "all":
+    wanted: dict[str, list[LayerName]] = {}
+    for text in patterns:
+        pattern = parse_layer(text)
+        if pattern.module == "all":
             matches = [n for n, m in module.named_modules() if n and not any(m.children())]
         else:
-            matches = [name for name in names if name == pattern]
-            matches = matches or fnmatch.filter(names, pattern)
+            matches = [name for name in names if name == pattern.module]
+            matches = matches or fnmatch.filter(names, pattern.module)
         if not matches:
-            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.3)
+            near = difflib.get_close_matches(pattern.module, names, n=5, cutoff=0.3)
             hint = (
                 f"near matches: {', '.join(near)}" if near else f"there are {', '.join(names[:8])}"
             )
-            raise ValueError(f"no layer {pattern!r}; {hint}")
-        wanted.update(matches)
-    return [name for name in names if name in wanted]
+            raise ValueError(f"no layer {pattern.module!r}; {hint}")
+        for name in matches:
+            layer = LayerName(name, pattern.time, pattern.steps)
+            layers = [layer]
+            if layer.time == EACH_TIME:
+                if example is None:
+                    raise ValueError(
+                        f"layer {str(layer)!r}: only a pass tells how often {name} runs; name"
+                        f" {name}@t=0, {name}@t=1, …, or {name}@t=all for one with a time axis"
+                    )
+                layers = each_time(module, layer, example)
+            wanted[name] = list(dict.fromkeys([*wanted.get(name, []), *layers]))
+    return [str(layer) for name in names for layer in wanted.get(name, [])]

@@ -218,9 +218,11 @@ def test_layer_that_is_not_stimulus_first_is_refused(stimuli: Stimuli) -> None:
             return output
 
     network = Network("turned", Turned(), Preprocessing(size=(8, 8)))
-    for layer in ("turn", "rnn"):
-        with pytest.raises(ValueError, match=f"turned, layer {layer}: output of shape .* 11 stim"):
-            record(network, stimuli=stimuli, layers=layer, progress=False)
+    with pytest.raises(ValueError, match="turned, layer turn: output of shape .* 11 stim"):
+        record(network, stimuli=stimuli, layers="turn", progress=False)
+    with pytest.raises(ValueError, match="layer 'rnn' gives 3 tensors; name one of them: 'rnn@0'"):
+        record(network, stimuli=stimuli, layers="rnn", progress=False)
+    assert record(network, stimuli=stimuli, layers="rnn@0", progress=False)
     assert record(network, stimuli=stimuli, layers="flat", progress=False)
 
 

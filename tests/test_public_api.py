@@ -36,6 +36,8 @@ RANKS = (
         "baselines",
         "small_networks",
         "torchvision_import",
+        "layer_names",
+        "layer_outputs",
     },
     {
         "recording",

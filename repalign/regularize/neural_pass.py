@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign.hooks import first_tensor
+from repalign.layer_outputs import LayerReader, layer_readers
 from repalign.metrics.calls import Device, pick_device
 from repalign.networks import find_layers
 
@@ -58,9 +59,11 @@ def run_layers(
     features: list[Tensor] = []
     left = None if stop_after is None else Counter(stop_after)
 
-    def keep_output(name: str) -> Any:
+    def keep_output(name: str, pick: LayerReader) -> Any:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = first_tensor(output, name)
+            tensor = pick(output)
+            if tensor is None:
+                return
             ends = False
             if left is not None:
                 left[name] -= 1
@@ -79,14 +82,14 @@ def run_layers(
     parts = dict(module.named_modules())
     output: Any = None
     with contextlib.ExitStack() as stack:
-        for name in layers:
-            handle = parts[name].register_forward_hook(keep_output(name))
+        for name, pick in stack.enter_context(layer_readers(module, layers)).items():
+            handle = pick.part.register_forward_hook(keep_output(name, pick))
             stack.callback(handle.remove)
         if features_of is not None:
             stack.callback(parts[features_of].register_forward_pre_hook(keep_input).remove)
         stack.enter_context(contextlib.suppress(_AllSeen))
         output = module(images)
-    result = None if output is None else first_tensor(output, "output")
+    result = None if output is None else first_tensor(output, "the network's output")
     return PassOutput(seen, features[0] if features else None, result)
 
 
