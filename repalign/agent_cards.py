@@ -64,7 +64,7 @@ def check_agent(source: str, agent: AgentSettings | None) -> None:
     """Raise a ValueError where a model card's source and its ``[agent]`` table do not fit."""
     kind, _, algorithm = source.partition(":")
     if kind != "sb3":
-        if agent is not None and kind in ("torchvision", "timm", "repalign", "features"):
+        if agent is not None and kind in ("torchvision", "timm", "hf", "repalign", "features"):
             raise ValueError(f"an [agent] table does not apply to source = {source!r}")
         return
     if algorithm not in ALGORITHMS:

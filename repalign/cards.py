@@ -30,6 +30,9 @@ from pydantic import (
 )
 
 from repalign.agent_cards import AgentSettings, check_agent
+from repalign.network_cards import AlignedTo as AlignedTo
+from repalign.network_cards import Preprocessing as Preprocessing
+from repalign.network_cards import check_hub
 
 HASH_LENGTHS = {"md5": 32, "sha1": 40, "sha256": 64, "sha512": 128}
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -160,22 +163,6 @@ class DatasetCard(Card):
         return self
 
 
-class Preprocessing(_Strict):
-    """From an image to the network's input; the whole image is resized, nothing is cropped."""
-
-    size: tuple[int, int] = (224, 224)
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-
-
-class AlignedTo(_Strict):
-    """The stimuli that a network's weights were aligned on, where its scores are inflated."""
-
-    dataset: str | None = None
-    stimulus_ids: tuple[str, ...]
-
-
 class ModelCard(Card):
     """A network: where its code and weights come from, its input, its layers."""
 
@@ -184,6 +171,7 @@ class ModelCard(Card):
     weights_url: str | None = None
     weights_hash: str | None = None
     weights_hash_prefix: str | None = None
+    revision: str | None = None
     layers: tuple[str, ...] = ()
     visual_degrees: float | None = Field(default=None, gt=0)
     preprocessing: Preprocessing = Preprocessing()
@@ -215,6 +203,7 @@ class ModelCard(Card):
         if unknown:
             raise ValueError(f"layers names {unknown[0]!r}, which [features] has no file for")
         check_agent(self.source, self.agent)
+        check_hub(self.source, self.weights, self.revision, self.weights_url)
         return self
 
 

@@ -11,32 +11,21 @@ import difflib
 import fnmatch
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.cards import (
-    AlignedTo,
-    FileSource,
-    ModelCard,
-    Preprocessing,
-    import_code,
-    load_model_card,
-    split_twin,
-)
-from repalign.fetch import fetch_file
+from repalign.cards import AlignedTo, ModelCard, Preprocessing, load_model_card, split_twin
 from repalign.layer_names import EACH_TIME, LayerName, parse_layer
 from repalign.layer_outputs import each_time
+from repalign.network_sources import build_network
 from repalign.stimuli import BACKDROP, Image
 from repalign.store import local_folder
-
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -134,12 +123,8 @@ def load_network(
                 ' builds an untrained network, write weights = "random" in its card'
             )
         name = f"{card.name}@random:{twin_seed}"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(twin_seed or 0)
-        module = _build(card)
-    if twin_seed is None and card.weights != "none":
-        cache = local_folder(to) / "downloads" / card.name
-        _load_weights(module, card, cache=cache, mirror=mirror, offline=offline)
+    cache = local_folder(to) / "downloads" / card.name
+    module = build_network(card, seed=twin_seed, cache=cache, mirror=mirror, offline=offline)
     return Network(
         name=name,
         module=module.eval(),
@@ -148,118 +133,6 @@ def load_network(
         visual_degrees=visual_degrees or card.visual_degrees,
         aligned_to=card.aligned_to if twin_seed is None else None,
     )
-
-
-def _torchvision(name: str) -> nn.Module:
-    from repalign.torchvision_import import import_torchvision
-
-    module: nn.Module = import_torchvision().models.get_model(name, weights=None)
-    return module
-
-
-def _timm(name: str) -> nn.Module:
-    from repalign.torchvision_import import import_torchvision
-
-    import_torchvision()
-    try:
-        import timm
-    except ImportError as error:
-        raise ImportError("timm networks need: pip install 'repalign[timm]'") from error
-    module: nn.Module = timm.create_model(name, pretrained=False)
-    return module
-
-
-def _builtin(name: str) -> nn.Module:
-    from repalign import baselines, efficientnet_lite, small_networks
-
-    if name in small_networks.SMALL_NETWORKS:
-        return small_networks.build(name)
-    if name.startswith("efficientnet_lite"):
-        return efficientnet_lite.build(name)
-    return baselines.build(name)
-
-
-SOURCES: dict[str, Callable[[str], nn.Module]] = {
-    "torchvision": _torchvision,
-    "timm": _timm,
-    "repalign": _builtin,
-}
-
-
-def _build(card: ModelCard) -> nn.Module:
-    prefix, _, name = card.source.partition(":")
-    if prefix in SOURCES:
-        try:
-            return SOURCES[prefix](name)
-        except (ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"card {card.path}: source = {card.source!r} failed: {error}"
-            ) from error
-    if not name:
-        raise ValueError(
-            f"card {card.path}: source = {card.source!r}, expected one of"
-            f" {', '.join(f'{s}:NAME' for s in SOURCES)}, or your own 'module:function'"
-        )
-    build = import_code(card, card.source, "source")
-    try:
-        built = build()
-    except TypeError as error:
-        raise ValueError(f"card {card.path}: source = {card.source!r} failed: {error}") from error
-    if not isinstance(built, nn.Module):
-        raise TypeError(
-            f"card {card.path}: {card.source} gave a {type(built).__name__}, no nn.Module"
-        )
-    return built
-
-
-def _load_weights(module: nn.Module, card: ModelCard, *, cache: Path, **where: Any) -> None:
-    """Load a state dict without unpickling anything but tensors."""
-    if card.weights == "package":
-        if not card.source.startswith("repalign:"):
-            return  # the user's function gave the module with its weights
-        from repalign import efficientnet_lite
-
-        efficientnet_lite.load_weights(module, card.source.partition(":")[2])
-        return
-    if card.weights.endswith(CHECKPOINTS) and card.weights_url is None:
-        path = card.path.parent / Path(card.weights).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"card {card.path}: weights = {card.weights!r}: no file {path}")
-    elif card.weights_url is not None:
-        expected = card.weights_hash or card.weights_hash_prefix
-        source = FileSource.model_construct(
-            url=card.weights_url, name=card.weights_url.rpartition("/")[2], hash=expected, path=None
-        )
-        path = fetch_file(source, card, cache=cache, **where)
-    else:
-        raise ValueError(
-            f"card {card.path}: weights = {card.weights!r} needs weights_url, or should be a file"
-            f" that ends in {', '.join(CHECKPOINTS)}, 'random' or 'none'"
-        )
-    try:
-        module.load_state_dict(_read_state(path))
-    except (RuntimeError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"{path} does not fit {card.source}: {reason}") from error
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    from safetensors.torch import load_file
-
-    state: Any
-    try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a refused pickle and a damaged file raise different types
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"{path} holds no plain tensors, or is damaged: {reason}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    result: dict[str, Tensor] = state
-    return result
 
 
 def preprocess(

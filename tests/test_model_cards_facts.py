@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from repalign import baselines, efficientnet_lite
-from repalign.networks import SOURCES
+from repalign.network_sources import SOURCES
 from repalign.torchvision_import import import_torchvision
 
 FOLDER = Path(__file__).parents[1] / "models"

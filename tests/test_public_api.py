@@ -47,6 +47,7 @@ RANKS = (
         "store",
         "cards",
         "agent_cards",
+        "network_cards",
         "fetch",
         "local_files",
         "places",
@@ -59,6 +60,9 @@ RANKS = (
         "loaders",
         "stimuli",
         "networks",
+        "network_sources",
+        "hugging_face",
+        "checkpoints",
         "agents",
         "hooks",
         "features",
@@ -193,7 +197,7 @@ def test_loaders_know_no_torch_and_kernels_know_no_files() -> None:
             assert not names & {"xarray", "zarr", "pathlib", "pandas"}, path
 
 
-@pytest.mark.parametrize("package", ["timm", "dask_jobqueue", "pynwb", "gymnasium", "foolbox"])
+@pytest.mark.parametrize("package", ["timm", "transformers", "dask_jobqueue", "pynwb", "gymnasium", "foolbox"])
 def test_an_optional_package_is_imported_in_one_module_at_most(package: str) -> None:
     users = [p for p in modules() if package in {n.split(".")[0] for n in imports(p)}]
     assert len(users) <= 1

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from repalign.cards import ModelCard, load_model_card, split_twin
-from repalign.networks import SOURCES, Network
+from repalign.network_sources import SOURCES
+from repalign.networks import Network
 from repalign.store import write_file
 
 
