@@ -73,6 +73,7 @@ RANKS = (
         "opening",
         "processing",
         "store_checks",
+        "clips",
     },
     {
         "results",
