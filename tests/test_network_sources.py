@@ -358,6 +358,29 @@ def test_degrees_of_visual_angle_reach_a_hugging_face_network(
     assert preprocess(pixels[0], network.preprocessing).shape == (3, 16, 16)
 
 
+@pytest.mark.parametrize("kind", ["ViTForImageClassification", "CLIPModel"])
+def test_a_trained_network_is_released_as_a_folder_and_a_card(
+    kind: str, transformers: Any, images: Tensor, tmp_path: Path
+) -> None:
+    from repalign.training.released import write_released
+
+    save(make(transformers, kind), tmp_path / "net")
+    card = write_card(tmp_path, f'layers = ["all"]\n{INPUT}')
+    network = load_network(card)
+    with torch.no_grad():
+        for parameter in network.module.parameters():
+            parameter.mul_(0.9)
+        expected = network.module(images)[0]
+    for _ in range(2):  # the second replaces the first
+        files = write_released(
+            network, tmp_path / "out", name="tuned", model=str(card), description="Tuned."
+        )
+    assert files.card is not None
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["tuned", "tuned.toml"]
+    with torch.no_grad():
+        assert torch.equal(load_network(files.card).module(images)[0], expected)
+
+
 def test_transformers_that_is_missing_is_named(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ImportError, match=r"pip install 'repalign\[hf\]'"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import sys
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 from repalign.cards import ModelCard, load_model_card, split_twin
 from repalign.network_sources import SOURCES
 from repalign.networks import Network
-from repalign.store import write_file
+from repalign.store import file_hash, write_file
 
 
 class Released(NamedTuple):
@@ -34,6 +36,9 @@ def write_released(
 ) -> Released:
     """Write ``NAME.safetensors`` and ``NAME.toml``, which `repalign.record` can use at once.
 
+    A network of Hugging Face transformers becomes the folder ``NAME/``, as ``save_pretrained``
+    writes it, for its config says how to build it.
+
     Args:
         network: the trained network.
         folder: where to write; each file appears whole or not at all.
@@ -52,20 +57,38 @@ def write_released(
         >>> load_network(files.card).name
         'tuned'
     """
-    weights = folder / f"{name}.safetensors"
-    digest = write_weights(weights, network.module)
-    if model is None:
+    original = None if model is None else load_model_card(split_twin(model)[0])
+    on_hub = original is not None and original.source.startswith("hf:")
+    if on_hub:
+        weights = _save_pretrained(folder / name, network.module)
+        digest, label = file_hash(weights, "sha256").removeprefix("sha256:"), f"{name}/"
+    else:
+        weights = folder / f"{name}.safetensors"
+        digest, label = write_weights(weights, network.module), weights.name
+    if original is None:
         return Released(weights, None)
-    original = load_model_card(split_twin(model)[0])
-    if original.source.partition(":")[0] not in SOURCES:
+    if not on_hub and original.source.partition(":")[0] not in SOURCES:
         print(
             f"the card {name}.toml builds the network by {original.source!r}: keep that module on"
             " Python's path, or beside the card",
             file=sys.stderr,
         )
     card = folder / f"{name}.toml"
-    write_file(card, _card(network, original, name, f"{weights.name}", digest, description))
+    write_file(card, _card(network, original, name, label, digest, description))
     return Released(weights, card)
+
+
+def _save_pretrained(folder: Path, module: Any) -> Path:
+    """Write a Hugging Face network, whole or not at all, and return the file of its weights."""
+    building = folder.with_name(f"{folder.name}.tmp-{uuid.uuid4().hex}")
+    try:
+        module.save_pretrained(building, max_shard_size="1000GB")
+        if folder.exists():
+            shutil.rmtree(folder)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return folder / "model.safetensors"
 
 
 def write_weights(path: Path, module: nn.Module) -> str:
