@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from jaxtyping import Num, UInt8
+from jaxtyping import Int, Num, UInt8
 
 from repalign.processing import with_step
 from repalign.recording import (
@@ -115,6 +115,37 @@ class _Frames(Sequence[bytes]):
         return encode_png(np.ascontiguousarray(self.clips[clip, frame]))
 
 
+def clip_rows(ids: Sequence[str]) -> tuple[list[str], Int[np.ndarray, "clip frame"]]:
+    """The clips that frames belong to, in natural order, and where each frame stands.
+
+    Raises:
+        ValueError: an id is not ``CLIP/FRAME``, or clips differ in length or lack a frame.
+
+    Example:
+        >>> clip_rows(["b/0000", "a/0001", "a/0000", "b/0001"])
+        (['a', 'b'], array([[2, 1],
+               [0, 3]]))
+    """
+    clips: dict[str, dict[int, int]] = {}
+    for row, name in enumerate(ids):
+        clip, _, frame = str(name).rpartition("/")
+        if not clip or not frame.isdecimal():
+            raise ValueError(
+                f"stimulus {name!r} is no frame of a clip; expected ids such as"
+                f" {frame_id('clip1', 0)!r}, as read_clips gives them"
+            )
+        clips.setdefault(clip, {})[int(frame)] = row
+    names = sorted(clips, key=natural_key)
+    n_frames = len(clips[names[0]])
+    for clip in names:
+        if sorted(clips[clip]) != list(range(n_frames)):
+            raise ValueError(
+                f"clip {clip!r} has frames {sorted(clips[clip])[:4]} … ({len(clips[clip])}), and"
+                f" {names[0]!r} has {n_frames}; all clips must have frames 0 to {n_frames - 1}"
+            )
+    return names, np.array([[clips[clip][i] for i in range(n_frames)] for clip in names])
+
+
 def bin_frames(
     activations: xr.Dataset, *, frame_ms: float, bin_ms: float | None = None, start_ms: float = 0.0
 ) -> xr.Dataset:
@@ -141,25 +172,9 @@ def bin_frames(
         >>> bin_frames(frames, frame_ms=40, bin_ms=80)["response"].values[:, 0].tolist()
         [[0.5, 2.5], [4.5, 6.5]]
     """
-    clips: dict[str, dict[int, int]] = {}
-    for row, name in enumerate(activations[STIMULUS].values.tolist()):
-        clip, _, frame = str(name).rpartition("/")
-        if not clip or not frame.isdecimal():
-            raise ValueError(
-                f"stimulus {name!r} is no frame of a clip; expected ids such as"
-                f" {frame_id('clip1', 0)!r}, as read_clips gives them"
-            )
-        clips.setdefault(clip, {})[int(frame)] = row
-    names = sorted(clips, key=natural_key)
-    n_frames = len(clips[names[0]])
-    for clip in names:
-        if sorted(clips[clip]) != list(range(n_frames)):
-            raise ValueError(
-                f"clip {clip!r} has frames {sorted(clips[clip])[:4]} … ({len(clips[clip])}), and"
-                f" {names[0]!r} has {n_frames}; all clips must have frames 0 to {n_frames - 1}"
-            )
-    order = [clips[clip][frame] for clip in names for frame in range(n_frames)]
-    ordered = activations.isel({PRESENTATION: order})
+    names, rows = clip_rows(activations[STIMULUS].values.tolist())
+    n_frames = rows.shape[1]
+    ordered = activations.isel({PRESENTATION: rows.ravel()})
     values = ordered["response"].data.reshape(len(names), n_frames, -1)
     first = ordered.isel({PRESENTATION: slice(None, None, n_frames)})
     first = first.drop_vars(IMAGE_HASH, errors="ignore")  # that of a frame is not the clip's

@@ -25,7 +25,10 @@ REQUIRED = {
     *("name", "title", "description", "source", "weights", "licence", "citation", "layers"),
     "preprocessing",
 }
-OPTIONAL = {"weights_url", "weights_hash", "weights_hash_prefix", "doi", "url", "visual_degrees"}
+OPTIONAL = {
+    *("weights_url", "weights_hash", "weights_hash_prefix", "revision", "doi", "url"),
+    "visual_degrees",
+}
 
 
 def build_on_meta(card: dict[str, Any]) -> nn.Module:

@@ -74,6 +74,7 @@ RANKS = (
         "processing",
         "store_checks",
         "clips",
+        "video_networks",
     },
     {
         "results",
