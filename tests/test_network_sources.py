@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -324,7 +323,51 @@ def test_a_pinned_commit_comes_from_the_hubs_cache(
     other = write_card(tmp_path, f'revision = "{COMMIT[::-1]}"\n{INPUT}', weights="hub")
     with pytest.raises(FileNotFoundError, match="not in the hub's cache, and this run is offline"):
         load_network(other)
-    shutil.rmtree(commit)
+
+
+def test_only_config_and_safetensors_of_the_commit_are_asked_of_the_hub(
+    transformers: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The hub itself is out of reach of tests: what is asked of its client is looked at."""
+    import fnmatch
+
+    import huggingface_hub
+
+    folder = save(make(transformers, "ViTModel"), tmp_path / "snapshot")
+    asked: list[dict[str, Any]] = []
+
+    def snapshot(**wanted: Any) -> str:
+        asked.append(wanted)
+        if wanted.get("local_files_only") or wanted["repo_id"] != "lab/net":
+            raise OSError("not there")
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    text = f'revision = "{COMMIT}"\nlicence = "MIT"\n{INPUT}'
+    card = write_card(tmp_path, text, weights="hub")
+    load_network(card, offline=False)
+    assert [one.get("local_files_only", False) for one in asked] == [True, False]
+    assert all(one["revision"] == COMMIT for one in asked)
+    patterns = asked[-1]["allow_patterns"]
+    for name, wanted in {
+        "config.json": True,
+        "model.safetensors": True,
+        "model-00001-of-00002.safetensors": True,
+        "model.safetensors.index.json": True,
+        "pytorch_model.bin": False,
+        "modeling_lab.py": False,
+    }.items():
+        assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns) == wanted, name
+    assert "licence MIT" in capsys.readouterr().err
+    load_network(f"{card}@random", offline=False)
+    assert "model*.safetensors" not in asked[-1]["allow_patterns"], "a twin needs no weights"
+    other = tmp_path / "other.toml"
+    other.write_text(card.read_text().replace("lab/net", "lab/other").replace('"mine"', '"other"'))
+    with pytest.raises(OSError, match=r"could not download hf:lab/other at .* \(not there\); save"):
+        load_network(other, offline=False)
 
 
 def test_degrees_of_visual_angle_reach_a_hugging_face_network(
