@@ -31,6 +31,7 @@ def capture(
             chooses none.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(inplace=True))
         >>> with capture(net, ["0"]) as seen:
         ...     _ = net(torch.ones(5, 2))

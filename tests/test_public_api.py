@@ -199,7 +199,9 @@ def test_loaders_know_no_torch_and_kernels_know_no_files() -> None:
             assert not names & {"xarray", "zarr", "pathlib", "pandas"}, path
 
 
-@pytest.mark.parametrize("package", ["timm", "transformers", "dask_jobqueue", "pynwb", "gymnasium", "foolbox"])
+@pytest.mark.parametrize(
+    "package", ["timm", "transformers", "dask_jobqueue", "pynwb", "gymnasium", "foolbox"]
+)
 def test_an_optional_package_is_imported_in_one_module_at_most(package: str) -> None:
     users = [p for p in modules() if package in {n.split(".")[0] for n in imports(p)}]
     assert len(users) <= 1
