@@ -165,6 +165,6 @@ def wrong_shape(output: Tensor, n_stimuli: int, shape: tuple[int, ...] | None = 
         return ""
     expected = "the same for each" if shape is None else f"{shape} for each"
     return (
-        f"gives an output of shape {tuple(output.shape)} for {n_stimuli} stimuli; the first axis must be the"
-        f" stimuli, and the rest {expected}"
+        f"gives an output of shape {tuple(output.shape)} for {n_stimuli} stimuli; the first axis"
+        f" must be the stimuli, and the rest {expected}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -172,7 +172,7 @@ def _decoded(
     stimuli: Stimuli,
     spans: Sequence[tuple[int, int]],
     device: torch.device,
-) -> Iterator[tuple[int, Tensor]]:
+) -> Generator[tuple[int, Tensor], None, None]:
     """First stimulus and batch, one after the other; the next is decoded while one is used."""
     with ThreadPoolExecutor(1, "decode") as thread:
         ahead = thread.submit(decode_batch, network, stimuli, *spans[0]) if spans else None

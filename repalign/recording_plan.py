@@ -197,7 +197,7 @@ def seconds_to_write(folder: Path) -> float:
     folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
     with tempfile.TemporaryFile(dir=folder) as file:
-        hashlib.sha256(block)
+        hashlib.sha256(block.data)
         file.writelines(plain_shard(block, rows=8, chunk_rows=1))
     return (time.perf_counter() - begin) / TRIAL_BYTES
 

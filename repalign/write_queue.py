@@ -80,7 +80,7 @@ class WriteQueue:
             flat = self._ring[piece.start : piece.start + n_bytes].view(dtype)
             flat.view(rows.shape).copy_(rows, non_blocking=self._pinned)
             if self._pinned:
-                ready = torch.cuda.Event()
+                ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
                 ready.record(torch.cuda.current_stream(rows.device))
         except BaseException:
             self._release(piece)

@@ -220,7 +220,7 @@ def test_layer_that_is_not_stimulus_first_is_refused(stimuli: Stimuli) -> None:
     network = Network("turned", Turned(), Preprocessing(size=(8, 8)))
     for layer in ("turn", "rnn"):
         with pytest.raises(
-            ValueError, match=f"turned, layer '{layer}' gives an output of .* 2 stim"
+            ValueError, match=f"turned, layer '{layer}' gives an output of .* 4 stim"
         ):
             record(network, stimuli=stimuli, layers=layer, progress=False)
     assert record(network, stimuli=stimuli, layers="flat", progress=False)

@@ -22,6 +22,7 @@ VERBS = (
     data.inspect,
     data.verify_store,
     data.export,
+    data.layers,
     data.record,
     scores.compare,
     scores.recipe,
