@@ -16,7 +16,7 @@ from torch import Tensor
 from repalign.activation_stores import GrowingLayer
 from repalign.hooks import first_tensor, stream
 from repalign.layer_list import LayerOutput, wrong_shape
-from repalign.memory import PeakMemory, say_size
+from repalign.memory import PeakMemory, give_back, say_size
 from repalign.networks import Network, preprocess
 from repalign.progress import track
 from repalign.recording_plan import memory_format_of
@@ -91,6 +91,8 @@ def record_shards(
             start, images = next(batches)
             stop = start + len(images)
             calls.clear()
+            if cap is not None:
+                give_back()
             with torch.autocast(device.type, enabled=autocast):
                 network.module(images)
             _check_calls(network.name, calls, outputs)

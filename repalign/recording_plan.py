@@ -17,7 +17,7 @@ from torch import Tensor
 
 from repalign.hooks import first_tensor
 from repalign.layer_list import LayerOutput, run_once
-from repalign.memory import PeakMemory, say_size
+from repalign.memory import PeakMemory, give_back, say_size
 from repalign.networks import Network
 from repalign.shard_files import plain_shard
 
@@ -25,7 +25,8 @@ BATCH_SIZE = 32
 PROBE_IMAGES = 4
 QUEUE_BYTES = 256 << 20
 BATCHES_AHEAD = 2  # of images: one in use, one being decoded
-SPARE = 0.05  # of the cap, for what no probe sees
+THREADS_BYTES = 40 << 20  # of the heaps of those that decode and write, and of zarr
+SPARE = 0.08  # of the cap, for what no probe sees
 TRIAL_BYTES = 16 << 20
 
 
@@ -53,7 +54,9 @@ class Probe:
     seconds: float
 
 
-def probe_network(network: Network, image: Tensor, layers: Sequence[str], cap: int | None) -> Probe:
+def probe_network(
+    network: Network, image: Tensor, layers: Sequence[str], *, cap: int | None
+) -> Probe:
     """Show a network one image, then a few at once, and measure both.
 
     Args:
@@ -74,6 +77,7 @@ def probe_network(network: Network, image: Tensor, layers: Sequence[str], cap: i
     def measure(n_images: int) -> tuple[dict[str, LayerOutput], int, int, float]:
         batch = image.repeat(n_images, 1, 1, 1)
         batch = batch.contiguous(memory_format=memory_format_of(image.device))
+        give_back()
         if on_gpu:
             torch.cuda.reset_peak_memory_stats(image.device)
         with PeakMemory(interval=0.001) as memory:
@@ -87,12 +91,13 @@ def probe_network(network: Network, image: Tensor, layers: Sequence[str], cap: i
 
     measure(1)  # the first pass prepares weights and workspaces
     _, memory_of_one, device_of_one, _ = measure(1)
+    image_bytes = image.numel() * image.element_size()
     n_images = PROBE_IMAGES
     if cap is not None:
         room = int(cap * (1 - SPARE)) - memory_of_one
         n_images = max(2, min(PROBE_IMAGES, 1 + room // max(1, 2 * needed)))
     outputs, memory, device_memory, seconds = measure(n_images)
-    further = n_images - 1
+    further = n_images - 1  # one image could not tell the axis of the stimuli
     return Probe(
         outputs={name: outputs[name] for name in layers},
         n_images=n_images,
@@ -100,7 +105,7 @@ def probe_network(network: Network, image: Tensor, layers: Sequence[str], cap: i
         memory_an_image=max((memory - memory_of_one) // further, 0 if on_gpu else needed),
         device_memory=device_memory,
         device_memory_an_image=max(0, device_memory - device_of_one) // further,
-        image_bytes=image.numel() * image.element_size(),
+        image_bytes=image_bytes,
         seconds=seconds / n_images,
     )
 
@@ -151,8 +156,8 @@ def make_plan(
     """The largest batch up to ``batch_size`` whose memory stays under the cap.
 
     ``memory(b) = memory of the probe + (b − its images) · memory an image + two batches of images
-    + the queue``, where the queue holds two batches of the layers up to 256 MB, and never less
-    than one batch of the largest.
+    + the queue + 40 MB of the threads``. The queue holds two batches of the layers up to 256 MB,
+    and never less than one batch of the largest.
 
     Args:
         probe: of the network.
@@ -172,11 +177,12 @@ def make_plan(
         wished = max(least, min(QUEUE_BYTES, 2 * sum(sizes) * batch))
         without = (
             probe.memory
-            + max(0, batch - probe.n_images) * probe.memory_an_image
+            + THREADS_BYTES
+            + (batch - probe.n_images) * probe.memory_an_image
             + BATCHES_AHEAD * batch * probe.image_bytes
         )
         queue = wished if allowed is None else min(wished, max(least, allowed - without))
-        device = max(0, batch - probe.n_images) * probe.device_memory_an_image + probe.device_memory
+        device = (batch - probe.n_images) * probe.device_memory_an_image + probe.device_memory
         plan = Plan(batch, queue, without + queue, device)
         if allowed is None or plan.memory <= allowed:
             return plan

@@ -104,7 +104,7 @@ class RecordingRun:
             begin = time.perf_counter()
             image = decode_batch(self.network, self.stimuli, 0, 1)
             seconds_to_decode = time.perf_counter() - begin
-            probe = probe_network(self.network, to_device(image, device), layers, self.memory)
+            probe = probe_network(self.network, to_device(image, device), layers, cap=self.memory)
             names = self._recordable(probe, layers, by_name)
             if names:
                 grown = self._prepare(names, probe, seconds_to_decode)
