@@ -40,6 +40,7 @@ class Probe:
         memory: bytes that the process held at most.
         memory_an_image: further bytes for each further image in a pass.
         device_memory, device_memory_an_image: the same on a GPU; 0 elsewhere.
+        device_room: bytes that it may hold there; 0 elsewhere.
         image_bytes: of one preprocessed image.
         seconds: of a pass, an image.
     """
@@ -50,6 +51,7 @@ class Probe:
     memory_an_image: int
     device_memory: int
     device_memory_an_image: int
+    device_room: int
     image_bytes: int
     seconds: float
 
@@ -97,6 +99,10 @@ def probe_network(
         room = int(cap * (1 - SPARE)) - memory_of_one
         n_images = max(2, min(PROBE_IMAGES, 1 + room // max(1, 2 * needed)))
     outputs, memory, device_memory, seconds = measure(n_images)
+    room = 0
+    if on_gpu:
+        free = torch.cuda.mem_get_info(image.device)[0] + torch.cuda.memory_reserved(image.device)
+        room = int(free * (1 - SPARE))
     further = n_images - 1  # one image could not tell the axis of the stimuli
     return Probe(
         outputs={name: outputs[name] for name in layers},
@@ -105,6 +111,7 @@ def probe_network(
         memory_an_image=max((memory - memory_of_one) // further, 0 if on_gpu else needed),
         device_memory=device_memory,
         device_memory_an_image=max(0, device_memory - device_of_one) // further,
+        device_room=room,
         image_bytes=image_bytes,
         seconds=seconds / n_images,
     )
@@ -153,7 +160,7 @@ def make_plan(
     cap: int | None,
     exact: bool,
 ) -> Plan:
-    """The largest batch up to ``batch_size`` whose memory stays under the cap.
+    """The largest batch up to ``batch_size`` that stays under the cap, and in a GPU's memory.
 
     ``memory(b) = memory of the probe + (b − its images) · memory an image + two batches of images
     + the queue + 40 MB of the threads``. The queue holds two batches of the layers up to 256 MB,
@@ -184,9 +191,14 @@ def make_plan(
         queue = wished if allowed is None else min(wished, max(least, allowed - without))
         device = (batch - probe.n_images) * probe.device_memory_an_image + probe.device_memory
         plan = Plan(batch, queue, without + queue, device)
-        if allowed is None or plan.memory <= allowed:
+        fits_on_device = device <= probe.device_room or not probe.device_room
+        if fits_on_device and (allowed is None or plan.memory <= allowed):
             return plan
-    assert cap is not None
+    if cap is None or not fits_on_device:
+        raise ValueError(
+            f"{plan.batch_size} a pass need {say_size(plan.device_memory)} on the GPU, which has"
+            f" {say_size(probe.device_room)} for it; use a smaller batch_size or device='cpu'"
+        )
     raise ValueError(
         f"{plan.batch_size} {'stimulus' if plan.batch_size == 1 else 'stimuli'} a pass need"
         f" {say_size(plan.memory / (1 - SPARE))} of memory, of which {say_size(probe.memory)} are"

@@ -21,10 +21,11 @@ from repalign.activations import open_layers, record
 from repalign.cards import Preprocessing
 from repalign.features import features_from_file
 from repalign.hooks import capture, stream
-from repalign.layer_list import list_layers
+from repalign.layer_list import LayerOutput, list_layers
 from repalign.memory import resident
 from repalign.networks import Network, load_network, preprocess
 from repalign.recording_pass import all_finite
+from repalign.recording_plan import Probe, make_plan
 from repalign.scenes import make_scenes
 from repalign.stimuli import Stimuli, encode_png
 from repalign.store import read_manifest
@@ -648,3 +649,24 @@ def test_stream_hands_on_each_call_and_leaves_no_hook_after_an_error(network: Ne
     assert [name for name, _ in seen] == ["conv1", "relu", "conv2"]
     assert seen[0][1] < 0 == seen[1][1]
     assert not any(part._forward_hooks for part in network.module.modules())
+
+
+def test_batch_is_chosen_by_the_memory_of_a_gpu_too() -> None:
+    probe = Probe(
+        outputs={"a": LayerOutput((10,), 1, "tensor", "")},
+        n_images=4,
+        memory=500,
+        memory_an_image=10,
+        device_memory=1000,
+        device_memory_an_image=100,
+        device_room=2050,
+        image_bytes=1,
+        seconds=0.1,
+    )
+    options = {"itemsize": 4, "batch_size": 32, "cap": None}
+    plan = make_plan(probe, ["a"], exact=False, **options)
+    assert (plan.batch_size, plan.device_memory) == (14, 2000)
+    with pytest.raises(ValueError, match="32 a pass need .* on the GPU, .* smaller batch_size"):
+        make_plan(probe, ["a"], exact=True, **options)
+    on_cpu = dataclasses.replace(probe, device_room=0)
+    assert make_plan(on_cpu, ["a"], exact=False, **options).batch_size == 32

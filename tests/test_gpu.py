@@ -56,6 +56,7 @@ def test_batches_agree(word):
 
 
 def test_recorded_layers_agree(tmp_path):
+    """Up to TF32, which torch takes for convolutions unless told otherwise."""
     scenes = make_scenes(20, size=64)
     stimuli = ra.Stimuli(scenes.stimulus_id, [encode_png(image) for image in scenes.images])
     network = ra.load_network("resnet18@random")
@@ -74,5 +75,5 @@ def test_recorded_layers_agree(tmp_path):
     for name, expected in found["cpu"].items():
         values = expected["response"].values
         error = np.abs(found["cuda"][name]["response"].values - values).max()
-        assert error <= 1e-3 * np.abs(values).max(), name
+        assert error <= 5e-3 * np.abs(values).max(), name
     assert next(network.module.parameters()).device.type == "cpu"
