@@ -40,6 +40,7 @@ _HOME = {
     "inspect_recording": "repalign.quality",
     "list_cards": "repalign.cards",
     "load_agent": "repalign.agents",
+    "list_layers": "repalign.layer_list",
     "load_card": "repalign.cards",
     "load_network": "repalign.networks",
     "make_recording": "repalign.recording",
@@ -119,6 +120,7 @@ __all__ = [
     "ingest",
     "inspect_recording",
     "list_cards",
+    "list_layers",
     "load_agent",
     "load_card",
     "load_network",
@@ -164,6 +166,7 @@ if TYPE_CHECKING:
     from repalign.exporting import export
     from repalign.finetuning import finetune
     from repalign.hooks import capture
+    from repalign.layer_list import list_layers
     from repalign.layer_pairs import cka_of_layers
     from repalign.loaders import ingest
     from repalign.metrics import CKA, METRICS, PLS, RSA, Procrustes, Ridge

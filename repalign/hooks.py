@@ -3,13 +3,65 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from repalign.layer_outputs import LayerReader, layer_readers
 from repalign.networks import find_layers
+
+
+@contextlib.contextmanager
+def stream(
+    module: nn.Module,
+    layers: Sequence[str],
+    take: Callable[[str, Tensor], None],
+    *,
+    unreadable: Callable[[str, Exception], None] | None = None,
+) -> Iterator[None]:
+    """Within the block, every output of the named layers is handed on while the module runs.
+
+    The output is the layer's own and not a copy: what is to be kept of it has to be copied before
+    ``take`` returns, since a later in-place operation may change it.
+
+    Args:
+        module: any torch module.
+        layers: layer names or patterns, see `repalign.layer_names`.
+        take: called with name and output each time a layer has run; an error ends the pass. The
+            hooks are gone after the block, also where it ends by an error.
+        unreadable: called with name and error where an output is not the one tensor that the name
+            stands for; by default that error ends the pass.
+
+    Example:
+        >>> import torch
+        >>> sums = {}
+        >>> net = nn.Sequential(nn.Flatten(), nn.ReLU())
+        >>> with stream(net, ["*"], lambda name, output: sums.update({name: output.sum().item()})):
+        ...     _ = net(-torch.ones(2, 3))
+        >>> sums
+        {'0': -6.0, '1': 0.0}
+    """
+    names = find_layers(module, layers)
+
+    def hook(name: str, pick: LayerReader) -> Any:
+        def hand_on(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            try:
+                tensor = pick(output)
+            except (ValueError, TypeError) as error:
+                if unreadable is None:
+                    raise
+                unreadable(name, error)
+                return
+            if tensor is not None:
+                take(name, tensor)
+
+        return hand_on
+
+    with contextlib.ExitStack() as stack:
+        for name, pick in stack.enter_context(layer_readers(module, names)).items():
+            stack.callback(pick.part.register_forward_hook(hook(name, pick)).remove)
+        yield
 
 
 @contextlib.contextmanager
@@ -38,20 +90,12 @@ def capture(
         >>> seen["0"].shape
         torch.Size([5, 3])
     """
-    names = find_layers(module, layers)
     seen: dict[str, Tensor] = {}
 
-    def hook(name: str, pick: LayerReader) -> Any:
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            tensor = pick(output)
-            if tensor is not None:
-                seen[name] = tensor.detach().clone() if detach else tensor.clone()
+    def keep(name: str, output: Tensor) -> None:
+        seen[name] = output.detach().clone() if detach else output.clone()
 
-        return keep
-
-    with contextlib.ExitStack() as stack:
-        for name, pick in stack.enter_context(layer_readers(module, names)).items():
-            stack.callback(pick.part.register_forward_hook(hook(name, pick)).remove)
+    with stream(module, layers, keep):
         yield seen
 
 

@@ -9,11 +9,12 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.activations import BATCH_SIZE, evaluating
+from repalign.activations import evaluating
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, find_layers, preprocess
 from repalign.recording import ALIGNED_TO, make_activations, stimulus_ids
+from repalign.recording_plan import BATCH_SIZE
 from repalign.stimuli import Stimuli, open_stimuli
 
 

@@ -8,13 +8,16 @@ between threads and tasks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 LEVEL = 5
+ABSENT = 2**64 - 1  # offset and length of a chunk that was not written
 
+Piece = bytes | memoryview
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -57,22 +60,52 @@ def encode_shard(values: Array, *, rows: int, columns: int, fill: float = 0.0) -
     return [*parts, index, _checksum(index)]
 
 
-def write_shard(array: Any, number: int, pieces: list[bytes]) -> None:
+def plain_shard(values: Array, *, rows: int, chunk_rows: int, fill: float = 0.0) -> list[Piece]:
+    """The content of one shard's file whose chunks are whole rows, uncompressed, with a CRC-32C.
+
+    Nothing is copied: the pieces look into ``values``, of two axes and contiguous.
+
+    Args:
+        values: the shard's rows.
+        rows: of the shard; where ``values`` has fewer, as at an array's end, the chunks beyond
+            are absent.
+        chunk_rows: of a chunk; they divide ``rows``.
+        fill: of the rows that the last chunk lacks.
+    """
+    little = values.astype(values.dtype.newbyteorder("<"), copy=False)
+    parts: list[Piece] = []
+    places = np.full((rows // chunk_rows, 2), ABSENT, "<u8")
+    position = 0
+    for number, start in enumerate(range(0, len(values), chunk_rows)):
+        part = little[start : start + chunk_rows]
+        if len(part) < chunk_rows:
+            whole = np.full((chunk_rows, *values.shape[1:]), fill, little.dtype)
+            whole[: len(part)] = part
+            part = whole
+        content = part.reshape(-1).view(np.uint8)
+        parts += [content.data, _checksum(content)]
+        places[number] = position, len(content) + 4
+        position += len(content) + 4
+    index = places.tobytes()
+    return [*parts, index, _checksum(index)]
+
+
+def write_shard(array: Any, number: int, pieces: Sequence[Piece]) -> None:
     """Write one shard's file.
 
     Args:
         array: a `zarr.Array` in a local folder, laid out by `repalign.shards.encoding_for`.
         number: of the shard along the first axis.
-        pieces: as `encode_shard` gives them.
+        pieces: as `encode_shard` or `plain_shard` gives them.
     """
     key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
     path = Path(array.store.root) / array.path / key
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb", buffering=0) as file:
+    with path.open("wb") as file:  # buffered, since a raw file may write less than it is given
         file.writelines(pieces)
 
 
-def _checksum(content: bytes) -> bytes:
+def _checksum(content: bytes | Array) -> bytes:
     from google_crc32c import value
 
     return int(value(content)).to_bytes(4, "little")

@@ -165,6 +165,38 @@ def fingerprint(ds: xr.Dataset) -> str:
     return f"sha256:{digest.hexdigest()}"
 
 
+class StreamedFingerprint:
+    """The `fingerprint` of a dataset one of whose variables comes in blocks of rows, in order.
+
+    Args:
+        ds: the dataset; of the variable only name, dimensions, shape and type are looked at.
+        name: of the variable.
+    """
+
+    def __init__(self, ds: xr.Dataset, name: str) -> None:
+        """Take the variables that come before."""
+        self._digest = hashlib.sha256()
+        names = sorted(map(str, ds.variables))
+        self._after = [ds[other] for other in names[names.index(name) + 1 :]]
+        for other in names[: names.index(name)]:
+            self._whole(ds[other])
+        _digest_head(self._digest, name, ds[name])
+
+    def update(self, rows: Array) -> None:
+        """Take the next rows of the variable."""
+        _digest_values(self._digest, rows)
+
+    def finish(self) -> str:
+        """Return the fingerprint, after the last row."""
+        for variable in self._after:
+            self._whole(variable)
+        return f"sha256:{self._digest.hexdigest()}"
+
+    def _whole(self, variable: xr.DataArray) -> None:
+        _digest_head(self._digest, str(variable.name), variable)
+        _digest_values(self._digest, variable.values)
+
+
 def _digest_head(digest: Any, name: str, variable: xr.DataArray) -> None:
     digest.update(repr((name, variable.dims, variable.shape)).encode())
     if variable.dtype.kind not in "OUT":

@@ -98,11 +98,27 @@ def test_ingest_and_record_print_what_they_made(cli, lab: Path, tmp_path: Path) 
         "record", "pixels", "--stimuli", row["store"], "--to", tmp_path / "s", "--json"
     )
     assert code == 0
+    code, _, err = cli(
+        "record", "pixels", "--stimuli", row["store"], "--dtype", "float16", "--memory", "1MB"
+    )
+    assert code == 1
+    assert "memory=1 MB is the cap; allow more (--memory)" in err
     (layer,) = json.loads(out)
     assert layer["units"] == 3 * 64 * 64
     activations = Path(layer["store"]).parent
     code, out, _ = cli("compare", row["store"], activations, "--json", "--resamples", 0)
     assert json.loads(out)[0]["model"] == "pixels"
+
+
+def test_layers_lists_modules_with_their_sizes(cli) -> None:  # type: ignore[no-untyped-def]
+    code, out, _ = cli("layers", "efficientnet_lite0@random", "--json")
+    assert code == 0
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows["conv_stem"]["shape"] == [32, 112, 112]
+    assert rows["conv_stem"]["bytes"] == 4 * 32 * 112 * 112
+    code, out, _ = cli("layers", "efficientnet_lite0@random")
+    (line,) = [line for line in out.splitlines() if line.startswith("blocks.5 ")]
+    assert line.split()[-1] == "default"
 
 
 def test_arrays_are_compared_row_by_row_and_it_is_said(cli, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]

@@ -1,10 +1,14 @@
 """The same numbers on a GPU as on the CPU; skipped where there is none."""
 
+import numpy as np
 import pytest
 import torch
 
+import repalign as ra
 from repalign.inputs import parse_metric
 from repalign.metrics import COMPARATORS, METRICS, RDM_METHODS, compare_rdms, rdm
+from repalign.scenes import make_scenes
+from repalign.stimuli import encode_png
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,3 +53,27 @@ def test_batches_agree(word):
     x, y = normal(2, 60, 20), normal(1, 60, 15, seed=1)
     found = metric(x, y, batch_dims=1, device="cuda")
     torch.testing.assert_close(found.cpu(), metric(x, y, batch_dims=1), rtol=1e-8, atol=1e-8)
+
+
+def test_recorded_layers_agree(tmp_path):
+    """Up to TF32, which torch takes for convolutions unless told otherwise."""
+    scenes = make_scenes(20, size=64)
+    stimuli = ra.Stimuli(scenes.stimulus_id, [encode_png(image) for image in scenes.images])
+    network = ra.load_network("resnet18@random")
+    found = {
+        device: ra.record(
+            network,
+            stimuli=stimuli,
+            layers="all",
+            device=device,
+            batch_size=8,
+            to=tmp_path / device,
+            progress=False,
+        )
+        for device in ("cpu", "cuda")
+    }
+    for name, expected in found["cpu"].items():
+        values = expected["response"].values
+        error = np.abs(found["cuda"][name]["response"].values - values).max()
+        assert error <= 5e-3 * np.abs(values).max(), name
+    assert next(network.module.parameters()).device.type == "cpu"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from repalign.shard_files import encode_shard, write_shard
+from repalign.shard_files import encode_shard, plain_shard, write_shard
 from repalign.shards import encoding_for
 
 
@@ -69,3 +69,33 @@ def test_a_changed_byte_is_found(place: int, tmp_path: Path, random: np.random.G
     file.write_bytes(content)
     with pytest.raises(Exception, match=r"checksum|Checksum"):
         read[:]
+
+
+@pytest.mark.parametrize("dtype", ["<f4", "<f2", "<i8"])
+@pytest.mark.parametrize(("n_rows", "chunk_rows"), [(10, 2), (9, 3), (12, 6), (7, 1), (1, 6)])
+def test_zarr_reads_plain_shards(
+    dtype: str, n_rows: int, chunk_rows: int, tmp_path: Path, random: np.random.Generator
+) -> None:
+    values = (100 * random.normal(size=(n_rows, 7))).astype(dtype)
+    array = zarr.create_array(
+        tmp_path / "a.zarr",
+        shape=values.shape,
+        dtype=values.dtype.name,
+        chunks=(chunk_rows, 7),
+        shards=(6, 7),
+        compressors=(zarr.codecs.Crc32cCodec(),),
+        fill_value=3,
+    )
+    for number, start in enumerate(range(0, n_rows, 6)):
+        part = values[start : start + 6]
+        write_shard(array, number, plain_shard(part, rows=6, chunk_rows=chunk_rows, fill=3))
+    array.resize((12, 7))
+    read = zarr.open_array(tmp_path / "a.zarr", mode="r")[:]
+    np.testing.assert_array_equal(read[:n_rows], values)
+    assert (read[n_rows:] == 3).all()
+    file = tmp_path / "a.zarr" / "c" / "0" / "0"
+    content = bytearray(file.read_bytes())
+    content[5] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(Exception, match=r"checksum|Checksum"):
+        zarr.open_array(tmp_path / "a.zarr", mode="r")[:]

@@ -23,6 +23,7 @@ VERBS = (
     data.verify_store,
     data.copy_store,
     data.export,
+    data.layers,
     data.record,
     agents.rollout,
     autoencoder.autoencoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import sys
@@ -175,8 +176,6 @@ def verify_store(
     as_json: Json = False,
 ) -> None:
     """Read stores again from end to end, and compare them with what was written."""
-    import dataclasses
-
     from repalign.opening import is_store
     from repalign.places import find_place
     from repalign.store import default_folder
@@ -215,6 +214,36 @@ def copy_store(
     print_records([{"store": target, "bytes": size}], ("store", "bytes"), as_json=as_json)
 
 
+def layers(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a model card or path of one (.toml).", autocompletion=complete_models
+        ),
+    ],
+    to: To = None,
+    mirror: Mirror = None,
+    offline: Offline = False,
+    as_json: Json = False,
+) -> None:
+    """List the modules of a network: what each gives for one stimulus, and its size."""
+    from repalign.layer_list import list_layers
+    from repalign.memory import say_size
+    from repalign.networks import load_network
+    from repalign.tables import print_records
+
+    network = load_network(model, to=to, mirror=mirror, offline=offline or None)
+    rows = [dataclasses.asdict(layer) for layer in list_layers(network)]
+    if not as_json:
+        for row in rows:
+            default = "default" if row["default"] else ""
+            row["note"] = "; ".join(filter(None, (default, row["problem"])))
+            row["shape"] = "×".join(map(str, row["shape"])) if row["shape"] else ""
+            row["bytes"] = say_size(row["bytes"])
+    shown = ("name", "kind", "shape", "units", "bytes", "parameters", "calls", "note")
+    print_records(rows, shown, as_json=as_json)
+
+
 def record(
     model: Annotated[
         str,
@@ -232,7 +261,18 @@ def record(
     ],
     layers: Layers = None,
     to: To = None,
-    batch_size: Annotated[int, typer.Option(help="Stimuli a forward pass.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Stimuli a forward pass; by default 32, or what fits.")
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Hard cap on what the process holds, such as 4GB.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(help="Of the stored values: float32 or float16.")
+    ] = "float32",
+    autocast: Annotated[
+        bool, typer.Option("--autocast", help="Compute in half precision on a GPU.")
+    ] = False,
     device: Device = "auto",
     visual_degrees: Degrees = None,
     mirror: Mirror = None,
@@ -252,6 +292,9 @@ def record(
         stimuli=recording,
         layers=split_words(layers),
         batch_size=batch_size,
+        memory=memory,
+        dtype=dtype,
+        autocast=autocast,
         device=device,
         visual_degrees=visual_degrees,
         **where,

@@ -1,0 +1,145 @@
+"""How the activations of one layer are laid out while they grow, shard by shard.
+
+A layer starts as a full-size empty template, published by rename. A shard is one file of
+``response``; when it is whole its flag in ``done`` is set, and the manifest follows the last flag.
+Chunks are whole stimuli and uncompressed: the noise in a layer's float bits leaves compression
+about a tenth to gain, for more time than the network itself takes. Each chunk has a CRC-32C.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+import zarr
+from zarr.codecs import Crc32cCodec
+
+from repalign.recording import IMAGE_HASH, NEUROID, PRESENTATION, STIMULUS
+from repalign.shard_files import plain_shard, write_shard
+from repalign.shards import CHUNK_BYTES, StreamedFingerprint, fingerprint, write_group
+from repalign.store import open_group, seal
+
+WRITTEN = b"\x01"
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def create_layer(path: Path, template: xr.Dataset, *, units: int, dtype: str, rows: int) -> None:
+    """Publish the empty template of a layer.
+
+    Args:
+        path: of the layer's group.
+        template: its coordinates and attributes.
+        units: of the layer.
+        dtype: ``float32`` or ``float16``.
+        rows: stimuli a shard.
+    """
+    n_stimuli = template.sizes[PRESENTATION]
+    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+    fits = max(1, CHUNK_BYTES // (units * np.dtype(dtype).itemsize))
+    chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
+    try:
+        write_group(template, temporary)
+        group = zarr.open_group(temporary, mode="r+")
+        group.create_array(
+            "response",
+            shape=(n_stimuli, units),
+            chunks=(chunk_rows, units),
+            shards=(rows, units),
+            dtype=dtype,
+            compressors=(Crc32cCodec(),),
+            fill_value=float("nan"),
+            dimension_names=(PRESENTATION, NEUROID),
+            attributes={"coordinates": f"{STIMULUS} repetition {IMAGE_HASH}"},
+        )
+        group.create_array(
+            "done",
+            shape=(-(-n_stimuli // rows),),
+            chunks=(1,),
+            dtype="uint8",
+            compressors=None,
+            fill_value=0,
+            dimension_names=("shard",),
+        )
+        temporary.rename(path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@dataclass
+class GrowingLayer:
+    """A layer that is being recorded."""
+
+    path: Path
+    response: zarr.Array[Any]
+    flags: zarr.Array[Any]
+    done: Array
+    digest: StreamedFingerprint | None = None
+
+    @classmethod
+    def open(cls, path: Path, template: xr.Dataset) -> GrowingLayer | None:
+        """Open an unfinished layer; None where there is none of this layout.
+
+        Args:
+            path: of the layer's group.
+            template: its coordinates, as given to `create_layer`.
+        """
+        if not path.exists():
+            return None
+        try:
+            response = zarr.open_array(path / "response", mode="r+")
+            flags = zarr.open_array(path / "done", mode="r+")
+        except Exception as error:  # zarr and its codecs raise many types
+            raise ValueError(
+                f"store {path} is damaged: {error}; delete it and run again"
+            ) from error
+        if flags.compressors or response.shards is None or response.chunks[1] != response.shape[1]:
+            return None
+        # a flag whose writing was cut short is an empty file, which zarr would not read
+        names = [
+            path / "done" / flags.metadata.encode_chunk_key((i,)) for i in range(flags.shape[0])
+        ]
+        done = np.array([name.exists() and name.read_bytes() == WRITTEN for name in names])
+        digest = None
+        if not done.any():  # else it is read again at its end
+            no_values = np.broadcast_to(np.zeros((), response.dtype), response.shape)
+            whole = template.assign(
+                response=((PRESENTATION, NEUROID), no_values),
+                done=("shard", np.ones(len(done), dtype=np.uint8)),
+            )
+            digest = StreamedFingerprint(whole, "response")
+        return cls(path, response, flags, done, digest)
+
+    @property
+    def rows(self) -> int:
+        """Stimuli a shard."""
+        assert self.response.shards is not None
+        return int(self.response.shards[0])
+
+    def write(self, shard: int, values: Array) -> None:
+        """Write one shard, whose flag is set by `mark`; shards come in their order."""
+        if self.digest is not None:
+            self.digest.update(values)
+        pieces = plain_shard(
+            values, rows=self.rows, chunk_rows=self.response.chunks[0], fill=float("nan")
+        )
+        write_shard(self.response, shard, pieces)
+
+    def mark(self, shard: int) -> None:
+        """Say that a shard is whole."""
+        write_shard(self.flags, shard, [WRITTEN])
+        self.done[shard] = True
+
+    def finish(self, provenance: Mapping[str, Any]) -> None:
+        """Make the layer a store, after the last shard."""
+        if self.digest is None:
+            content = fingerprint(open_group(self.path, ""))
+        else:
+            content = self.digest.finish()
+        seal(self.path, {"": content}, provenance)
