@@ -221,7 +221,11 @@ def match_population(
     if hasattr(metric, "prepare") and (predicts or not hasattr(metric, "scores")):
         prepared = metric.prepare(every)
     return MatchedPopulation(
-        **common, prepared=prepared, repeats=repeats, n_neuroids=attrs.get("units", array.shape[2]), ids=names
+        **common,
+        prepared=prepared,
+        repeats=repeats,
+        n_neuroids=attrs.get("units", array.shape[2]),
+        ids=names,
     )
 
 

@@ -97,7 +97,7 @@ class PieceFiles:
 
     def write(self, piece: Piece, row: int, values: Array) -> None:
         """Write rows of a piece from ``row`` on."""
-        data = memoryview(np.ascontiguousarray(values, dtype=np.float32)).cast("B")
+        data = np.ascontiguousarray(values, dtype=np.float32).data.cast("B")
         at = row * piece.units * ITEM
         handle = os.open(self._names[piece], os.O_WRONLY)
         try:

@@ -36,6 +36,7 @@ RANKS = (
         "baselines",
         "small_networks",
         "torchvision_import",
+        "resident",
     },
     {"recording", "shard_files", "shards", "store", "cards", "fetch"},
     {
@@ -46,9 +47,14 @@ RANKS = (
         "features",
         "activations",
         "layer_activations",
+        "layer_streams",
         "layer_pairs",
         "opening",
         "processing",
+        "rotation_costs",
+        "rotation_plan",
+        "rotations",
+        "scratch",
         "store_checks",
     },
     {

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import xarray as xr
 from torch import nn
 
 import repalign as ra
@@ -61,9 +60,7 @@ def stimuli() -> Stimuli:
 
 @pytest.fixture
 def network() -> Network:
-    return Network(
-        "small", Convolutional().eval(), Preprocessing(size=(16, 16)), tuple(LAYERS)
-    )
+    return Network("small", Convolutional().eval(), Preprocessing(size=(16, 16)), tuple(LAYERS))
 
 
 def both(network: Network, stimuli: Stimuli, folder: Path, **options: Any) -> list[dict]:
@@ -123,12 +120,13 @@ def test_every_metric_is_the_same_on_rotated_units_or_is_refused(metric: Any) ->
     assert same == ignores_rotation(metric)
 
 
-@pytest.mark.parametrize("scratch_size", [None, "20KB", 9000])
-@pytest.mark.parametrize("batch_size", [None, 1, 7])
+@pytest.mark.parametrize(
+    ("scratch_size", "batch_size"), [(None, None), ("20KB", 1), ("20KB", 7), (9000, None)]
+)
 def test_scores_equal_those_of_stored_layers(
     network: Network, stimuli: Stimuli, tmp_path: Path, scratch_size: Any, batch_size: int | None
 ) -> None:
-    """With scratch for a tenth of one layer, which is then made of many passes."""
+    """With scratch for a fifteenth of one layer, which is then made in many passes."""
     stored, rotated = both(
         network, stimuli, tmp_path, scratch_size=scratch_size, batch_size=batch_size
     )
@@ -145,7 +143,9 @@ def test_scores_equal_those_of_stored_layers(
         for ours, theirs in zip(found, expected, strict=True):
             assert ours.layer == theirs.layer
             assert ours.n_stimuli == theirs.n_stimuli
-            np.testing.assert_allclose(ours.value, theirs.value, rtol=1e-5, atol=1e-6)  # scores from −1 to 1
+            np.testing.assert_allclose(
+                ours.value, theirs.value, rtol=1e-5, atol=1e-6
+            )  # scores from −1 to 1
 
 
 def test_rdms_gram_matrices_and_means_are_those_of_the_layer(
@@ -159,9 +159,7 @@ def test_rdms_gram_matrices_and_means_are_those_of_the_layer(
         assert rotated[name].attrs["units"] == x.shape[1]
         assert rotated[name].attrs["shape"] == stored[name].attrs["shape"]
         np.testing.assert_allclose(y.mean(1), x.mean(1), rtol=1e-6, atol=1e-7)
-        np.testing.assert_allclose(
-            y @ y.T / y.shape[1], x @ x.T / x.shape[1], rtol=1e-6, atol=1e-7
-        )
+        np.testing.assert_allclose(y @ y.T / y.shape[1], x @ x.T / x.shape[1], rtol=1e-6, atol=1e-7)
         for method in ("correlation", "cosine", "euclidean"):
             np.testing.assert_allclose(
                 ra.METRICS["rsa"](rdm=method).prepare(torch.from_numpy(y)),
@@ -240,11 +238,15 @@ def test_a_pass_runs_no_deeper_than_it_must(
         rotations, "plan_passes", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1]
     )
     rotated_layers(
-        network, stimuli=stimuli, layers=["stem", "head"], scratch_size=30_000, to=tmp_path,
+        network,
+        stimuli=stimuli,
+        layers=["stem", "head"],
+        scratch_size=30_000,
+        to=tmp_path,
         progress=False,
     )
     passes = plans[0].passes
-    probe = 1 + 4
+    probe = 1 + 1 + 8
     assert {piece.layer for piece in passes[0]} == {"head", "stem"}
     assert {piece.layer for one in passes[1:] for piece in one} == {"stem"}
     assert len(passes) > 3
@@ -300,7 +302,7 @@ from repalign.stimuli import Stimuli, encode_png
 torch.set_num_threads(1)
 class Slow(Convolutional):
     def forward(self, x):
-        time.sleep(0.1)
+        time.sleep(0.05)
         return super().forward(x)
 scenes = make_scenes(N_STIMULI, size=32)
 stimuli = Stimuli(scenes.stimulus_id, [encode_png(i) for i in scenes.images])
@@ -434,7 +436,7 @@ from repalign.rotations import rotated_layers
 from repalign.scenes import make_scenes
 from repalign.stimuli import Stimuli, encode_png
 torch.set_num_threads(1)
-scenes = make_scenes(150, size=32)
+scenes = make_scenes(320, size=32)
 stimuli = Stimuli(scenes.stimulus_id, [encode_png(i) for i in scenes.images])
 module = nn.Sequential(nn.Conv2d(3, 64, 3, padding=1), nn.ReLU(inplace=True), nn.Conv2d(64, 64, 1))
 network = Network("wide", module.eval(), Preprocessing(size=(112, 112)), ("0", "1", "2"))
@@ -445,7 +447,7 @@ def look():
         peak = max(peak, own.memory_info().rss)
         time.sleep(0.005)
 threading.Thread(target=look, daemon=True).start()
-rotated_layers(network, stimuli=stimuli, to={str(tmp_path)!r}, memory="900MB", scratch_size="1GB")
+rotated_layers(network, stimuli=stimuli, to={str(tmp_path)!r}, memory="600MB", scratch_size="1GB")
 print(peak)
 """
     done = subprocess.run(
@@ -453,6 +455,6 @@ print(peak)
     )
     said = float(done.stderr.split("memory about ")[1].split("MB")[0]) * 1e6
     peak = int(done.stdout)
-    assert peak < 900e6, done.stderr
-    assert peak < said * 1.25, done.stderr
-    print(done.stderr, peak)
+    assert 3 * 64 * 112 * 112 * 320 * 4 > 5 * 600e6
+    assert peak < 600e6, done.stderr
+    assert said / 1.25 < peak < said * 1.25, done.stderr

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 if TYPE_CHECKING:
     from repalign.metrics import Metric
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, np.dtype[Any]]
 
 BLOCK_UNITS = 4096  # multiplied in the precision asked for; the products are added in float64
-ROWS_AT_ONCE = 256  # in float64, for the sums that go with a block
+ROWS_AT_ONCE = 64  # in float64, for the sums that go with a block
+SMALL = 500  # stimuli up to which several threads only hold each other up
 SAFE_EXPONENT = 30  # of two: squares of values between its powers are safe in float32
 PRECISIONS = {"float32": np.float32, "float64": np.float64}
 """What the products of a block are taken in."""
@@ -54,21 +56,22 @@ class GramSum:
 
     def add(self, piece: Float[Array, "stimulus unit"]) -> None:
         """Add some units; values that are not finite make the sums NaN."""
-        with np.errstate(all="ignore"):
+        threads = 1 if len(piece) <= SMALL else None
+        with np.errstate(all="ignore"), threadpool_limits(threads, user_api="blas"):
             for start in range(0, piece.shape[1], BLOCK_UNITS):
                 self._add(piece[:, start : start + BLOCK_UNITS])
 
     def _add(self, block: Array) -> None:
         centre = block.mean(axis=0, dtype=np.float32)
         near = np.subtract(block, centre, dtype=self.dtype)
-        moments = np.stack([centre.astype(np.float64), np.ones(len(centre))], axis=1)
+        taken = centre.astype(np.float64)
         for first in range(0, len(near), ROWS_AT_ONCE):
             rows = slice(first, first + ROWS_AT_ONCE)
-            cross, sums = (near[rows].astype(np.float64) @ moments).T
-            self._cross[rows] += cross
-            self._sums[rows] += sums
-        self._offsets += moments[:, 0].sum()
-        self._squares += moments[:, 0] @ moments[:, 0]
+            exact = near[rows].astype(np.float64)
+            self._cross[rows] += np.einsum("ij,j->i", exact, taken)
+            self._sums[rows] += exact.sum(axis=1)
+        self._offsets += taken.sum()
+        self._squares += taken @ taken
         self.units += block.shape[1]
         _, exponent = frexp(max(near.max(), -near.min()))
         scale = 1.0
