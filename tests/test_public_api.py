@@ -51,6 +51,7 @@ RANKS = (
         "layer_pairs",
         "opening",
         "processing",
+        "reductions",
         "rotation_costs",
         "rotation_plan",
         "rotations",
