@@ -15,7 +15,7 @@ from itertools import pairwise
 PIECE_BYTES = 256 << 20  # larger pieces are no faster
 ITEM = 4  # bytes of a value in a piece: float32
 NUMBER = 8  # bytes of float64
-FINISHING = 6  # stimulus × stimulus matrices of float64 while a layer is rotated
+FINISHING = 8  # stimulus × stimulus matrices of float64 while a layer is rotated
 SLACK = 96 << 20  # buffers of libraries, and of the units that are multiplied at a time
 LARGEST_BATCH = 32
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -122,7 +122,7 @@ def plan_passes(
     least = max(
         (batch_size or 1) * stimulus_bytes,
         square * (NUMBER + ITEM) + n_stimuli * ITEM,
-        square * NUMBER * FINISHING,
+        square * NUMBER * FINISHING + n_stimuli * ITEM,
     )
     if free < least:
         raise ValueError(
@@ -134,7 +134,7 @@ def plan_passes(
     if batch_size is None:
         batch_size = max(1, min(LARGEST_BATCH, n_stimuli, free // max(1, stimulus_bytes)))
     # a quarter of the scratch: coarser pieces would leave much of it empty
-    room = min(PIECE_BYTES, free - square * (NUMBER + ITEM), max(scratch // 4, 1))
+    room = min(PIECE_BYTES, free - square * NUMBER * FINISHING, max(scratch // 4, 1))
     column = n_stimuli * ITEM  # bytes of one unit
     most = max(1, room // column)
     whole = max((count for _, count in units if count <= n_stimuli + 1), default=1)
@@ -161,7 +161,7 @@ def plan_passes(
     needs = (
         batch_size * stimulus_bytes,
         square * (NUMBER + ITEM) + largest + SLACK,
-        square * NUMBER * FINISHING,
+        square * NUMBER * FINISHING + largest,
     )
     return Plan(n_stimuli, batch_size, tuple(map(tuple, passes)), base + max(needs))
 

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class PieceFiles:
         ...     files.make(piece)
         ...     files.write(piece, 1, np.float32([[3, 4]]))
         ...     files.write(piece, 0, np.float32([[1, 2]]))
-        ...     files.take(piece)
+        ...     next(files.take([piece]))[1]
         array([[1., 2.],
                [3., 4.]], dtype=float32)
     """
@@ -83,7 +83,7 @@ class PieceFiles:
 
     def make(self, piece: Piece) -> None:
         """Make a piece's file at full size, so that a full disk is met before any work."""
-        path = self.folder / f"{len(self._names)}"
+        path = self.folder / f"{piece.layer}-{piece.start}"
         self._names[piece] = path
         size = self.n_stimuli * piece.units * ITEM
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
@@ -107,9 +107,22 @@ class PieceFiles:
         finally:
             os.close(handle)
 
-    def take(self, piece: Piece) -> Array:
-        """Read a piece and remove its file."""
-        path = self._names[piece]
-        values = np.fromfile(path, dtype=np.float32).reshape(self.n_stimuli, piece.units)
-        path.unlink()
-        return values
+    def take(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Array]]:
+        """Read pieces one after the other, and remove their files.
+
+        All are read into the same memory, which is quicker than new memory for each: an array is
+        good until the next one is asked for.
+        """
+        memory = np.empty(max(piece.units for piece in pieces) * self.n_stimuli, np.float32)
+        for piece in pieces:
+            path = self._names.pop(piece)
+            values = memory[: piece.units * self.n_stimuli]
+            left = values.data.cast("B")
+            with path.open("rb", buffering=0) as file:
+                while left:
+                    count = file.readinto(left)
+                    if not count:
+                        raise OSError(f"{path} is shorter than it was made")
+                    left = left[count:]
+            path.unlink()
+            yield piece, values.reshape(self.n_stimuli, piece.units)

@@ -54,6 +54,7 @@ RANKS = (
         "reductions",
         "rotation_costs",
         "rotation_plan",
+        "rotation_run",
         "rotations",
         "scratch",
         "store_checks",

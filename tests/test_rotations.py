@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 import repalign as ra
-from repalign import rotations
+from repalign import rotation_run
 from repalign.activations import open_layers, record
 from repalign.cards import Preprocessing
 from repalign.metrics import METRICS
@@ -233,7 +233,7 @@ def test_a_pass_runs_no_deeper_than_it_must(
     for name in LAYERS:
         network.module.get_submodule(name).register_forward_pre_hook(count(name))
     plans = []
-    make = rotations.plan_passes
+    make = rotation_run.plan_passes
     monkeypatch.setattr(
         rotations, "plan_passes", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1]
     )
