@@ -235,7 +235,7 @@ def test_a_pass_runs_no_deeper_than_it_must(
     plans = []
     make = rotation_run.plan_passes
     monkeypatch.setattr(
-        rotations, "plan_passes", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1]
+        rotation_run, "plan_passes", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1]
     )
     rotated_layers(
         network,
