@@ -60,6 +60,7 @@ _HOME = {
     "Ridge": "repalign.metrics",
     "robustness_curve": "repalign.robustness",
     "rollout": "repalign.agents",
+    "rotated_layers": "repalign.rotations",
     "RSA": "repalign.metrics",
     "run_experiment": "repalign.experiments",
     "Schedule": "repalign.regularize",
@@ -133,6 +134,7 @@ __all__ = [
     "replay",
     "robustness_curve",
     "rollout",
+    "rotated_layers",
     "run_experiment",
     "score_continuous",
     "select",
@@ -198,6 +200,7 @@ if TYPE_CHECKING:
         masking_audit,
         robustness_curve,
     )
+    from repalign.rotations import rotated_layers
     from repalign.rsatoolbox_objects import from_rsatoolbox, to_rsatoolbox
     from repalign.simulation import simulate
     from repalign.stimuli import Stimuli

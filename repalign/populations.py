@@ -13,6 +13,7 @@ from torch import Tensor
 
 from repalign.metrics import RSA, Metric
 from repalign.metrics.pairs import condensed
+from repalign.metrics.rotation import ignores_rotation
 from repalign.recording import (
     IMAGE_HASH,
     STIMULUS,
@@ -182,6 +183,7 @@ def match_population(
         "fingerprint": str(attrs.get("fingerprint", "")),
     }
     store = str(attrs.get("store", name))
+    _check_rotation(attrs, metric, predicts=predicts)
     variable = "rdm" if is_rdm_only(ds) else "response"
     ds = ds.assign({variable: (ds[variable].dims, load_values(ds[variable], store))})
     if is_rdm_only(ds):
@@ -221,8 +223,26 @@ def match_population(
     if hasattr(metric, "prepare") and (predicts or not hasattr(metric, "scores")):
         prepared = metric.prepare(every)
     return MatchedPopulation(
-        **common, prepared=prepared, repeats=repeats, n_neuroids=array.shape[2], ids=names
+        **common,
+        prepared=prepared,
+        repeats=repeats,
+        n_neuroids=attrs.get("units", array.shape[2]),
+        ids=names,
     )
+
+
+def _check_rotation(attrs: Mapping[Any, Any], metric: Metric, *, predicts: bool) -> None:
+    """Refuse a rotated layer where its single units count: matched, or predicted one by one."""
+    if attrs.get("reduction") != "rotation":
+        return
+    predicted = hasattr(metric, "scores") and not predicts
+    if predicted or not ignores_rotation(metric):
+        raise ValueError(
+            f"{attrs.get('model')}, layer {attrs.get('layer')}, was rotated and has no single units"
+            f" any more, which {metric.name} {'predicts' if predicted else 'needs'}; record the"
+            " layer as it is (repalign.record), or use a metric that ignores rotations,"
+            " such as cka or rsa"
+        )
 
 
 def _tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:

@@ -273,6 +273,22 @@ def record(
     autocast: Annotated[
         bool, typer.Option("--autocast", help="Compute in half precision on a GPU.")
     ] = False,
+    rotate: Annotated[
+        bool,
+        typer.Option(
+            "--rotate",
+            help="For layers too large to keep: store each as one unit more than there are stimuli,"
+            " with the same RDMs, CKA and predictions.",
+        ),
+    ] = False,
+    scratch: Annotated[
+        Path | None,
+        typer.Option(help="With --rotate: folder on a fast disk; by default where stores are."),
+    ] = None,
+    scratch_size: Annotated[
+        str | None,
+        typer.Option(help="With --rotate: what may lie there, such as 100GB; half of the free."),
+    ] = None,
     device: Device = "auto",
     visual_degrees: Degrees = None,
     mirror: Mirror = None,
@@ -287,18 +303,26 @@ def record(
 
     where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
     recording = open_recording(stimuli, **where)
-    found = run(
-        model,
-        stimuli=recording,
-        layers=split_words(layers),
-        batch_size=batch_size,
-        memory=memory,
-        dtype=dtype,
-        autocast=autocast,
-        device=device,
-        visual_degrees=visual_degrees,
-        **where,
-    )
+    how: dict[str, Any] = {
+        "stimuli": recording,
+        "layers": split_words(layers),
+        "batch_size": batch_size,
+        "device": device,
+    }
+    if rotate:
+        from repalign.networks import load_network
+        from repalign.rotations import rotated_layers
+
+        if dtype != "float32" or autocast:
+            raise ValueError("--dtype and --autocast do not apply to --rotate")
+        network = load_network(model, visual_degrees=visual_degrees, **where)
+        how |= {"memory": memory or "4GB", "scratch": scratch, "scratch_size": scratch_size}
+        found = rotated_layers(network, to=to, **how)
+    elif scratch is not None or scratch_size is not None:
+        raise ValueError("--scratch and --scratch-size go with --rotate")
+    else:
+        how |= {"memory": memory, "dtype": dtype, "autocast": autocast}
+        found = run(model, visual_degrees=visual_degrees, **how, **where)
     rows: list[dict[str, Any]] = [
         {
             "layer": name,
