@@ -110,6 +110,23 @@ def test_ingest_and_record_print_what_they_made(cli, lab: Path, tmp_path: Path) 
     assert json.loads(out)[0]["model"] == "pixels"
 
 
+def test_rotated_layers_are_recorded_and_compared(cli, lab: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    asked = ("record", "efficientnet_lite0@random", "--stimuli", lab, "--layers", "conv_stem")
+    code, out, err = cli(*asked, "--rotate", "--to", tmp_path, "--json")
+    assert code == 0
+    assert "passes" in err
+    row = json.loads(out)[0]
+    assert row["units"] == row["stimuli"] + 1
+    store = Path(row["store"]).parent
+    code, out, _ = cli("compare", lab, store, "--json", "--resamples", 0, "--to", tmp_path)
+    rotated = json.loads(out)[0]["value"]
+    whole = ("efficientnet_lite0@random", "--layers", "conv_stem", "--json", "--resamples", 0)
+    code, out, _ = cli("compare", lab, *whole, "--to", tmp_path)
+    assert json.loads(out)[0]["value"] == pytest.approx(rotated, abs=1e-6)
+    for wrong in (("--scratch-size", "1GB"), ("--rotate", "--dtype", "float16")):
+        assert cli(*asked, *wrong, "--to", tmp_path)[0] != 0
+
+
 def test_layers_lists_modules_with_their_sizes(cli) -> None:  # type: ignore[no-untyped-def]
     code, out, _ = cli("layers", "efficientnet_lite0@random", "--json")
     assert code == 0
