@@ -537,6 +537,9 @@ def test_crashing_and_hanging_readers_of_matlab_files_end_in_an_error(
     monkeypatch.setattr(mat5, "_READER", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(ValueError, match=r"a\.mat: .* its reader failed \(signal 11\)"):
         mat5.read_mat5(tmp_path / "a.mat")
+    monkeypatch.setattr(mat5, "_CHECK", mat5._READER)
+    with pytest.raises(ValueError, match=r"a\.mat: .* its reader failed \(signal 11\)"):
+        mat5.check_mat5(tmp_path / "a.mat")
     monkeypatch.setattr(mat5, "_READER", "import time; time.sleep(60)")
     monkeypatch.setattr(mat5, "SECONDS", 1)
     with pytest.raises(ValueError, match=r"a\.mat: reading it took longer than 1 s"):

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 from scipy.spatial.distance import squareform
 
 from repalign.cards import DatasetCard
+from repalign.loaders.mat5 import check_mat5
 from repalign.recording import STIMULUS, SUBJECT, make_rdm_recording
 from repalign.stimuli import Stimuli, encode_png
 
@@ -59,10 +59,8 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
 
 
 def _load(path: Path, *variables: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = loadmat(path)
-    except (MatReadError, ValueError, OSError, NotImplementedError) as error:
-        raise ValueError(f"{path} is no readable .mat file: {error}") from error
+    check_mat5(path)
+    content: dict[str, Any] = loadmat(path)
     missing = [name for name in variables if name not in content]
     if missing:
         raise ValueError(f"{path} has no variable {missing[0]!r}; is it the published file?")

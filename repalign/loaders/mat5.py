@@ -13,7 +13,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,8 +24,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SECONDS = 300
 MEMORY_BYTES = 12 << 30  # a variable has at most 2 GB, and is there several times while it is read
 
-# Runs alone, by `python -I -c`. Arrays go to stdout; a complaint is the last line of stderr.
-_READER = r"""
+# These run alone, by `python -I -c`. Arrays go to stdout; a complaint is the last line of stderr.
+_START = r"""
 import sys
 
 def fail(complaint):
@@ -37,6 +37,20 @@ try:
     resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[2]),) * 2)
 except (ImportError, ValueError, OSError):
     pass
+"""
+_CHECK = (
+    _START
+    + r"""
+from scipy.io import loadmat
+try:
+    loadmat(sys.argv[1])
+except Exception as error:
+    fail(f"it is no readable .mat file: {error or type(error).__name__}")
+"""
+)
+_READER = (
+    _START
+    + r"""
 import numpy as np
 from scipy.io import loadmat, whosmat
 from scipy.io.matlab import MatlabFunction, MatlabOpaque
@@ -88,6 +102,7 @@ try:
 except OSError as error:
     fail(f"its values could not be written into a temporary file (see TMPDIR): {error}")
 """
+)
 
 
 def read_mat5(path: Path, names: Sequence[str] = ()) -> list[Array]:
@@ -113,25 +128,48 @@ def read_mat5(path: Path, names: Sequence[str] = ()) -> list[Array]:
         >>> read_mat5(path, ["data.response"])[0].shape
         (2, 3)
     """
+    with tempfile.TemporaryFile() as file:
+        _read_apart(_READER, path, names, file)
+        file.seek(0)
+        return [map_npy(file) for _ in names or range(1)]
+
+
+def check_mat5(path: Path) -> None:
+    """Raise unless scipy can read all of a .mat file of version 4 to 7 without any mishap.
+
+    For files of nested structs, which are then read in this process.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is damaged, crashes its reader, or takes too long or too much memory.
+
+    Example:
+        >>> from scipy.io import savemat
+        >>> path = Path(tempfile.mkdtemp()) / "a.mat"
+        >>> savemat(path, {"data": {"response": np.eye(2, 3)}})
+        >>> check_mat5(path)
+    """
+    _read_apart(_CHECK, path, (), subprocess.DEVNULL)
+
+
+def _read_apart(code: str, path: Path, names: Sequence[str], out: IO[bytes] | int) -> None:
+    """Run code that reads a file in a process of its own."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     options = ["-I", "-X", "utf8", "-W", "ignore"]
-    command = [sys.executable, *options, "-c", _READER, str(path), str(MEMORY_BYTES), *names]
-    with tempfile.TemporaryFile() as file:
-        try:
-            done = subprocess.run(
-                command, stdout=file, stderr=subprocess.PIPE, timeout=SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired as error:
-            raise ValueError(f"{path}: reading it took longer than {SECONDS} s") from error
-        if done.returncode == 3:
-            raise ValueError(f"{path}: {done.stderr.decode(errors='replace').splitlines()[-1]}")
-        if done.returncode:
-            code = done.returncode
-            how = f"signal {-code}" if code < 0 else f"code {code}"
-            raise ValueError(
-                f"{path}: it is no readable .mat file: its reader failed ({how}); fetch or export"
-                " it again"
-            )
-        file.seek(0)
-        return [map_npy(file) for _ in names or range(1)]
+    command = [sys.executable, *options, "-c", code, str(path), str(MEMORY_BYTES), *names]
+    try:
+        done = subprocess.run(
+            command, stdout=out, stderr=subprocess.PIPE, timeout=SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{path}: reading it took longer than {SECONDS} s") from error
+    if done.returncode == 3:
+        raise ValueError(f"{path}: {done.stderr.decode(errors='replace').splitlines()[-1]}")
+    if done.returncode:
+        status = done.returncode
+        how = f"signal {-status}" if status < 0 else f"code {status}"
+        raise ValueError(
+            f"{path}: it is no readable .mat file: its reader failed ({how}); fetch or export"
+            " it again"
+        )
