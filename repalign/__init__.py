@@ -64,6 +64,7 @@ _HOME = {
     "RSA": "repalign.metrics",
     "run_experiment": "repalign.experiments",
     "Schedule": "repalign.regularize",
+    "save_recording": "repalign.opening",
     "score_continuous": "repalign.continuous",
     "select": "repalign.recording",
     "select_reliable": "repalign.quality",
@@ -136,6 +137,7 @@ __all__ = [
     "rollout",
     "rotated_layers",
     "run_experiment",
+    "save_recording",
     "score_continuous",
     "select",
     "select_reliable",
@@ -173,6 +175,7 @@ if TYPE_CHECKING:
     from repalign.loaders import ingest
     from repalign.metrics import CKA, METRICS, PLS, RSA, Procrustes, Ridge
     from repalign.networks import Network, load_network
+    from repalign.opening import save_recording
     from repalign.processing import average_repeats, average_time, zscore_sessions
     from repalign.quality import inspect_recording, select_reliable
     from repalign.recipes import RECIPES

@@ -37,6 +37,7 @@ from repalign.populations import (
     MatchedPopulation,
     Population,
     as_population,
+    group_labels,
     layers_of,
     match_population,
     parts_of,
@@ -49,6 +50,7 @@ from repalign.results import Comparison, Comparisons
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
 CEILINGS: tuple[str, ...] = get_args(CeilingChoice)
 GROUP_SUBJECT = "group"
+EPISODE = "episode"  # of the steps of a rollout
 NULL_DRAWS, NULL_STIMULI = 20, 300  # shuffles for the null, up to so many stimuli
 
 
@@ -62,6 +64,7 @@ def compare(
     confidence: float = 0.95,
     null_draws: int | None = None,
     seed: int = 0,
+    groups: str | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> Comparisons:
@@ -84,6 +87,10 @@ def compare(
             beside the value, as what unrelated responses of this size score; None is 20 up to 300
             stimuli, where that matters, and none above; 0: no null.
         seed: of the resamples, the split halves and the shuffles.
+        groups: coordinate of the presentations, of either side, that says which stimuli belong
+            together (object, session, episode): a fold of ridge and the like holds all of a group
+            or none. Steps of a rollout are grouped by episode where nothing else is said. There
+            are then no intervals and no shuffles, which would take stimuli for independent.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         progress: show a progress bar over layers on stderr.
 
@@ -115,7 +122,17 @@ def compare(
     ids, note = next((one for one in matches if isinstance(one[0], list)), matches[0])
     whole = isinstance(ids, list) and STIMULUS in first.coords and ids == stimulus_ids(first)
     where = pick_device(device)
-    resampling = Resampling(n_resamples, confidence, seed)
+    if groups is None and any(EPISODE in ds.coords for ds in seconds):
+        groups = EPISODE
+    labels = None if groups is None else group_labels([first, *seconds], groups, ids)
+    if labels is not None:
+        if n_resamples or null_draws:
+            raise ValueError(
+                f"stimuli of one {groups} are not independent, so there is neither an interval nor"
+                " a null over stimuli; leave n_resamples and null_draws out"
+            )
+        n_resamples = null_draws = 0
+    resampling = Resampling(n_resamples, confidence, seed, labels)
     brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(first)]
     ceilings = [_ceiling(brain, brains, metric, choice, seed) for brain in brains]
     models: list[MatchedPopulation] = []
@@ -142,6 +159,11 @@ def compare(
         for model, (value, interval) in zip(models, scores, strict=True):
             null = _null(metric, brain, model, draws=null_draws, seed=seed)
             results.append(_comparison(brain, model, metric, value, interval, bounds, null, seed))
+    if labels is not None:
+        note += (
+            f"; folds keep each {groups} together; no intervals, since stimuli of one {groups} are"
+            " not independent"
+        )
     responses = any(b.n_neuroids is not None and not b.is_network for b in brains)
     if choice == "auto" and responses and not any(ceilings):
         needed = f"it needs {MINIMUM_REPEATED} or more stimuli with repetitions"
@@ -169,11 +191,15 @@ def _trained_on(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str] | int)
 
 @dataclass(frozen=True)
 class Resampling:
-    """How intervals are made: number of resamples (None chooses, 0: no interval), level, seed."""
+    """How stimuli are resampled: number of resamples (None chooses, 0: no interval), level, seed.
+
+    ``groups`` are labels of the stimuli that folds keep together.
+    """
 
     n_resamples: int | None
     confidence: float
     seed: int
+    groups: Sequence[str] | None = None
 
 
 Scores = Iterator[tuple[float, Interval | None]]
@@ -278,7 +304,9 @@ def _predictivity_scores(
     resampling: Resampling,
 ) -> Scores:
     for model in models:
-        predictions, fold = metric.predict_prepared(model.prepared, brain.prepared)
+        predictions, fold = metric.predict_prepared(
+            model.prepared, brain.prepared, groups=resampling.groups
+        )
         each = fold_scores(predictions, brain.prepared, fold, score=metric.score)
         interval = None
         if resampling.n_resamples != 0 and metric.score == "pearson":

@@ -75,7 +75,7 @@ def export(
     if ending not in FORMATS:
         raise ValueError(
             f"{path}: expected a name that ends in {', '.join(FORMATS)} (BrainIO, NumPy,"
-            " rsatoolbox)"
+            " rsatoolbox); save_recording writes a store, NAME.zarr"
         )
     if not is_rdm_only(ds) and "response" not in ds:
         raise ValueError("not a recording: it has neither 'response' nor 'rdm'")

@@ -15,7 +15,7 @@ from repalign.choices import parse_choice
 from repalign.features import features_from_file
 from repalign.loaders.arrays import read_array
 from repalign.loaders.feature_folders import read_feature_folder
-from repalign.metrics import METRICS, Metric
+from repalign.metrics import METRICS, RSA, Metric
 from repalign.opening import is_store, open_recording
 from repalign.populations import as_population
 from repalign.recipes import RECIPES, Recipe
@@ -81,15 +81,22 @@ def open_model(
 
     An agent is shown the observations of the rollout ``on``.
     """
+    found: dict[str, xr.Dataset]
     if is_model_card(name) and load_model_card(split_twin(name)[0]).agent is not None:
-        from repalign.agents import stored_replay
+        from repalign.agents import TRACE_NAMES, stored_replay
 
         if on is None:
             raise ValueError(
                 f"{name} is an agent: it is shown observations, not images. Name the rollout that"
                 f" holds them with --on, or let it play first: repalign rollout {name}"
             )
-        return stored_replay(name, on, layers=layers, device=device, **where)[0].populations
+        wanted = None if layers is None else [one for one in layers if one not in TRACE_NAMES]
+        seen = stored_replay(name, on, layers=wanted or None, device=device, **where)[0]
+        found = seen.populations
+        if layers is not None and wanted != layers:  # traces too, or alone
+            chosen = {*layers, *(seen.layers if wanted else ())}
+            found = {key: ds for key, ds in found.items() if key in chosen}
+        return found
     if is_model_card(name):
         return record(
             name,
@@ -101,7 +108,6 @@ def open_model(
         )
     if visual_degrees is not None:
         raise ValueError(f"--visual-degrees applies to networks, and {name} is none")
-    found: dict[str, xr.Dataset]
     if _is_array(name) and first.attrs.get("kind") == "array" and not name.endswith(".npz"):
         found = {"": open_population(name, where)}
     elif _is_array(name):
@@ -125,6 +131,23 @@ def open_model(
             raise ValueError(f"no layer {missing[0]!r} in {name}; there are {', '.join(found)}")
         found = {layer: found[layer] for layer in layers}
     return found
+
+
+def with_patterns(layers: Mapping[str, xr.Dataset], metric: Metric) -> dict[str, xr.Dataset]:
+    """The layers whose stimuli have patterns, where the metric compares correlations of them.
+
+    A layer of one unit has none, such as a value or another trace of an agent.
+    """
+    needs = isinstance(metric, RSA) and metric.rdm in ("correlation", "cosine")
+    left = [name for name, layer in layers.items() if needs and layer.sizes.get("neuroid") == 1]
+    if not left or len(left) == len(layers):
+        return dict(layers)
+    print(
+        f"{metric.name}: left out, since one unit has no pattern: {', '.join(left)};"
+        " --metric rsa:rdm=euclidean or ridge takes them too",
+        file=sys.stderr,
+    )
+    return {name: layer for name, layer in layers.items() if name not in left}
 
 
 def open_selected(name: str, conditions: Sequence[str] | None, **where: Any) -> xr.Dataset:

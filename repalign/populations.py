@@ -16,6 +16,7 @@ from repalign.metrics.pairs import condensed
 from repalign.metrics.rotation import ignores_rotation
 from repalign.recording import (
     IMAGE_HASH,
+    PRESENTATION,
     STIMULUS,
     Target,
     is_rdm_only,
@@ -152,6 +153,37 @@ def _check_images(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str]) -> 
         )
 
 
+def group_labels(
+    populations: Sequence[xr.Dataset], name: str, ids: Sequence[str] | int
+) -> list[str]:
+    """The group of each shared stimulus, from the first population that has the coordinate.
+
+    Args:
+        populations: recordings and layers.
+        name: coordinate of their presentations.
+        ids: the shared stimuli.
+
+    Raises:
+        ValueError: no population has it, or a stimulus stands in two groups.
+    """
+    for ds in populations:
+        if name not in ds.coords or ds[name].dims != (PRESENTATION,):
+            continue
+        values = [str(value) for value in ds[name].values]
+        if isinstance(ids, int):
+            return values[:ids]
+        found: dict[str, str] = {}
+        for stimulus, value in zip(map(str, ds[STIMULUS].values), values, strict=True):
+            if found.setdefault(stimulus, value) != value:
+                raise ValueError(
+                    f"stimulus {stimulus!r} has {name} {found[stimulus]!r} and {value!r}; groups"
+                    " need a coordinate that each stimulus has one value of"
+                )
+        return [found[stimulus] for stimulus in ids]
+    known = sorted({str(c) for ds in populations for c in ds.coords if PRESENTATION in ds[c].dims})
+    raise ValueError(f"no coordinate {name!r} of presentations; there are {', '.join(known)}")
+
+
 def match_population(
     target: Target,
     ds: xr.Dataset,
@@ -226,14 +258,19 @@ def match_population(
         **common,
         prepared=prepared,
         repeats=repeats,
-        n_neuroids=attrs.get("units", array.shape[2]),
+        n_neuroids=attrs["units"] if _is_rotated(attrs) else array.shape[2],
         ids=names,
     )
 
 
+def _is_rotated(attrs: Mapping[Any, Any]) -> bool:
+    """Whether a layer was rotated; ``units`` is then how many it had, in recordings a text."""
+    return attrs.get("reduction") == "rotation"
+
+
 def _check_rotation(attrs: Mapping[Any, Any], metric: Metric, *, predicts: bool) -> None:
     """Refuse a rotated layer where its single units count: matched, or predicted one by one."""
-    if attrs.get("reduction") != "rotation":
+    if not _is_rotated(attrs):
         return
     predicted = hasattr(metric, "scores") and not predicts
     if predicted or not ignores_rotation(metric):

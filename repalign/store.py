@@ -37,7 +37,7 @@ METADATA = "zarr.json"
 FORMAT = "repalign-store-1"
 PARTS = ("fingerprints", "provenance", "files", "metadata")
 BUILD = "build"  # of a manifest in an object store: the folder beside it that holds the files
-REMEDY = "delete it and run again"
+REMEDY = "delete it and run again, or copy it again"
 
 
 def default_folder() -> Path:
@@ -94,6 +94,7 @@ def write_store(
         FileExistsError: a store stands there and ``overwrite`` is false.
         OSError: the disk is full or not writable; nothing is left behind.
     """
+    path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; pass overwrite=True (--overwrite) to replace it")
     with building(path) as folder:
@@ -275,8 +276,15 @@ def open_group(
     except PlaceError:
         raise
     except Exception as error:  # codecs raise many types
-        raise ValueError(f"store {place} is damaged: {error}; {REMEDY}") from error
+        raise ValueError(f"store {place} is damaged: {_said(error)}; {REMEDY}") from error
     return ds
+
+
+def _said(error: Exception) -> str:
+    """What a codec or zarr says, without the bytes of a checksum."""
+    text = str(error)
+    wrong = "the checksum of a chunk does not fit its content"
+    return wrong if "checksum" in text.lower() else text
 
 
 def _zarr_source(place: Place, manifest: Mapping[str, Any] | None) -> Any:
@@ -296,5 +304,5 @@ def load_values(variable: xr.DataArray, store: str) -> np.ndarray[Any, np.dtype[
     except PlaceError:
         raise
     except Exception as error:  # codecs raise many types
-        raise ValueError(f"store {store} is damaged: {error}; {REMEDY}") from error
+        raise ValueError(f"store {store} is damaged: {_said(error)}; {REMEDY}") from error
     return values

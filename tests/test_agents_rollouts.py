@@ -500,6 +500,8 @@ def test_command_line_plays_replays_and_keeps(command, tmp_path):
     assert {*played.traces, "mlp_extractor.policy_net.1"} <= set(shown)
     layer = "mlp_extractor.value_net.1"
     np.testing.assert_array_equal(shown[layer]["response"], played.layers[layer]["response"])
+    one = open_model(card, brain, ["reward_prediction_error"], "cpu", None, where, on=path)
+    assert list(one) == ["reward_prediction_error"]
     with pytest.raises(ValueError, match="--on"):
         open_model(card, brain, None, "cpu", None, where)
 

@@ -16,7 +16,8 @@ from scipy.stats import spearmanr
 import repalign as ra
 from repalign.ceiling import nili_ceiling
 from repalign.comparison import compare
-from repalign.recording import make_rdm_recording, make_recording
+from repalign.metrics import Ridge
+from repalign.recording import make_activations, make_rdm_recording, make_recording
 
 FIELDS = [
     *("dataset", "species", "region", "subject", "model", "layer", "metric", "metric_parameters"),
@@ -440,3 +441,46 @@ def test_features_without_ids_stand_beside_layers_that_have_them(
     assert f"row 1 is taken for {order[0]!r}, row 24 for {order[-1]!r}" in both.note
     with pytest.raises(ValueError, match="different stimuli.*one at a time"):
         compare(it, {"part": net.isel(presentation=slice(3)), "unnamed": unnamed})
+
+
+def wandering(random: np.random.Generator, episodes: int, units: int) -> np.ndarray:
+    """Slow noise that begins anew in each episode of 60 steps."""
+    steps = random.normal(size=(episodes, 60, units))
+    for step in range(1, 60):
+        steps[:, step] += 0.97 * steps[:, step - 1]
+    return steps.reshape(-1, units)
+
+
+def test_folds_of_whole_episodes_find_nothing_in_unrelated_slow_noise(random) -> None:
+    """Folds at random do: neighbouring steps are alike, whatever the predictor."""
+    episode = np.repeat(np.arange(20), 60)
+    ids = [f"step-{i}" for i in range(len(episode))]
+    brain = make_recording(wandering(random, 20, 6), stimulus_id=ids, region="striatum")
+    agent = make_activations(wandering(random, 20, 30), ids, "agent", "hidden", (30,))
+    at_random = compare(brain, agent, Ridge(), n_resamples=0)[0].value
+    played = agent.assign_coords(episode=("presentation", episode))
+    by_episode = compare(brain, played, Ridge())
+    assert at_random > 0.2
+    assert abs(by_episode[0].value) < 0.1
+    assert by_episode[0].ci_low is None
+    assert "folds keep each episode together; no intervals" in by_episode.note
+    named = compare(
+        brain.assign_coords(run=("presentation", episode)), agent, Ridge(), groups="run"
+    )
+    assert named[0].value == by_episode[0].value
+
+
+def test_groups_that_cannot_be_are_errors(random) -> None:
+    ids = [f"s{i}" for i in range(20)]
+    brain = make_recording(random.normal(size=(20, 4)), stimulus_id=ids, region="IT")
+    with pytest.raises(ValueError, match="no coordinate 'run' of presentations; there are"):
+        compare(brain, brain, Ridge(), groups="run")
+    few = brain.assign_coords(run=("presentation", [i % 3 for i in range(20)]))
+    with pytest.raises(ValueError, match="3 groups for 5 folds"):
+        compare(few, brain, Ridge(), groups="run")
+    with pytest.raises(ValueError, match="not independent"):
+        compare(few, brain, Ridge(folds=3), groups="run", n_resamples=10)
+    twice = make_recording(random.normal(size=(20, 4)), stimulus_id=ids[:10] * 2, region="IT")
+    twice = twice.assign_coords(run=("presentation", np.arange(20)))
+    with pytest.raises(ValueError, match="stimulus 's0' has run '0' and '10'"):
+        compare(twice, brain, Ridge(), groups="run")

@@ -4,7 +4,7 @@ from repalign.agent_cards import AgentSettings
 from repalign.agents.environments import make_environment
 from repalign.agents.loading import Agent, load_agent
 from repalign.agents.replays import replay
-from repalign.agents.rollout_records import Rollout
+from repalign.agents.rollout_records import TRACE_NAMES, Rollout
 from repalign.agents.rollout_stores import (
     is_rollout,
     open_rollout,
@@ -16,6 +16,7 @@ from repalign.agents.rollouts import rollout
 from repalign.agents.steps import make_steps
 
 __all__ = [
+    "TRACE_NAMES",
     "Agent",
     "AgentSettings",
     "Rollout",

@@ -10,6 +10,11 @@ import xarray as xr
 
 from repalign.recording import PRESENTATION
 
+TRACE_NAMES = (
+    *("value", "q", "reward_prediction_error", "advantage", "entropy"),
+    *("reward", "action"),
+)
+
 
 @dataclass(frozen=True)
 class Rollout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -30,6 +31,7 @@ from repalign.progress import track
 DECAY = 0.8  # share of the steps after which the learning rate falls to 0
 RESAMPLE_UNTIL = 0.6  # share of the steps after which dead features are no longer resampled
 HISTORY_ROWS = 50
+MANY_EPOCHS = 1000
 
 
 def train_autoencoder(
@@ -124,6 +126,14 @@ def train_autoencoder(
     )
     where = pick_device(device)
     train, held_out, names = split_layer(as_layer(activations), settings)
+    epochs = steps * min(batch_size, train.n_samples) / train.n_samples
+    if epochs > MANY_EPOCHS:
+        advice = "" if samples == "positions" else ", samples='positions' where the layer has them"
+        warnings.warn(
+            f"{train.n_samples} samples are seen {epochs:.0f} times each, which fits their noise:"
+            f" compare train and held out in the report; fewer steps{advice}, or more stimuli help",
+            stacklevel=2,
+        )
     summary = summarise(train, seed=seed)
     network = SparseAutoencoder(train.layout.n_inputs, features, kind=kind, k=k, seed=seed)
     network.centre.copy_(summary.mean)
@@ -138,7 +148,6 @@ def train_autoencoder(
     history = _train(
         network, settings, batches, summary.probe.to(where), unseen, generator, progress=progress
     )
-    epochs = steps * min(batch_size, train.n_samples) / train.n_samples
     return finish(network, settings, train, held_out, names, history, epochs)
 
 

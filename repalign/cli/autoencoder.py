@@ -99,6 +99,7 @@ def autoencoder(
     from repalign.autoencoders.training import train_autoencoder
     from repalign.inputs import open_selected
     from repalign.opening import open_recording
+    from repalign.populations import shared_stimuli
     from repalign.store import write_file
     from repalign.tables import print_records
 
@@ -112,6 +113,8 @@ def autoencoder(
     if recording is not None:  # what cannot be read is said before training
         brain = open_selected(recording, select, mirror=mirror, offline=offline or None)
     activations = open_recording(layer)
+    if brain is not None:
+        shared_stimuli(brain, activations)  # an error, where there are none, comes before training
     trained_only: dict[str, Any] = {
         "k": k,
         "sparsity": sparsity,

@@ -198,7 +198,11 @@ def verify_store(
 
 def copy_store(
     source: Annotated[
-        str, typer.Argument(help="A store: NAME.zarr, NAME.zarr.zip, or a URL (s3://…) of either.")
+        str,
+        typer.Argument(
+            help="A store: NAME.zarr, NAME.zarr.zip, or a URL (s3://…) of either; or a dataset that"
+            " was ingested."
+        ),
     ],
     target: Annotated[str, typer.Argument(help="Where its copy goes, named likewise.")],
     overwrite: Annotated[
@@ -207,9 +211,13 @@ def copy_store(
     as_json: Json = False,
 ) -> None:
     """Copy a store to a folder, into one zip file, or to an object store, and check it."""
+    from repalign.cards import list_cards
     from repalign.copying import copy_store as run
+    from repalign.store import default_folder
     from repalign.tables import print_records
 
+    if source in list_cards("dataset"):  # where ingest puts it
+        source = str(default_folder() / f"{source}.zarr")
     size = run(source, target, overwrite=overwrite)
     print_records([{"store": target, "bytes": size}], ("store", "bytes"), as_json=as_json)
 

@@ -133,6 +133,13 @@ def compare(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of resamples, split halves and shuffles.")] = 0,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            help="Coordinate of the presentations whose values folds keep together (object,"
+            " session); episodes of a rollout are kept together anyway."
+        ),
+    ] = None,
     device: Device = "auto",
     visual_degrees: Degrees = None,
     on: Annotated[
@@ -161,6 +168,7 @@ def compare(
         parse_metric,
         select_by_text,
         split_words,
+        with_patterns,
     )
     from repalign.tables import print_rows
 
@@ -176,20 +184,31 @@ def compare(
         seconds |= {f"{model} {name}": layer for name, layer in found.items()}
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = {}  # each once, in order
+    failure: ValueError | None = None
     for one in chosen:
-        results = run(
-            first,
-            seconds,
-            one,
-            ceiling=ceiling.value,
-            n_resamples=resamples,
-            null_draws=null_draws,
-            seed=seed,
-            device=device,
-            progress=True,
-        )
+        try:
+            results = run(
+                first,
+                with_patterns(seconds, one),
+                one,
+                ceiling=ceiling.value,
+                n_resamples=resamples,
+                null_draws=null_draws,
+                seed=seed,
+                groups=groups,
+                device=device,
+                progress=True,
+            )
+        except ValueError as error:  # what other metrics found is not lost
+            if len(chosen) == 1:
+                raise
+            failure = ValueError(f"{one.name}: {error}")
+            print(f"error: {failure}", file=sys.stderr)
+            continue
         rows += results.rows()
         notes[f"{one.name}: {results.note}"] = None
+    if failure is not None and not rows:
+        raise failure
     print("\n".join(notes), file=sys.stderr)
     drawn = {row["metric_parameters"].get("interval", "").rpartition(", ")[2] for row in rows}
     fewer = sorted(words for words in drawn - {"1000 resamples"} if words.endswith("resamples"))
@@ -217,6 +236,8 @@ def compare(
             citations=citations(first, cards),
         )
         print(f"report: {report_path}", file=sys.stderr)
+    if failure is not None:
+        raise failure
 
 
 def recipe(

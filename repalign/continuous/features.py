@@ -218,8 +218,9 @@ class _Timeline:
         if run is None and len(self.bounds) > 1:
             raise ValueError(f"the recording has runs {', '.join(self.bounds)}; give run= of each")
         name = next(iter(self.bounds)) if run is None else run
-        self.runs = np.asarray([name] * n if isinstance(name, str) else name, dtype=object)
-        unknown = sorted({str(one) for one in self.runs.tolist()} - set(self.bounds))
+        names = [name] * n if isinstance(name, str) else np.asarray(name).tolist()
+        self.runs = np.array(list(map(str, names)), dtype=object)
+        unknown = sorted(set(self.runs.tolist()) - set(self.bounds))
         if self.runs.shape != (n,) or unknown:
             raise ValueError(
                 f"run has shape {self.runs.shape} for {n} onsets"
