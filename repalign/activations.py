@@ -23,11 +23,10 @@ from repalign.memory import parse_size
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, find_layers, load_network
 from repalign.places import Where, find_place
-from repalign.recording import stimulus_ids
 from repalign.recording_pass import decode_batch
 from repalign.recording_plan import memory_format_of
 from repalign.recording_run import RecordingRun
-from repalign.stimuli import Stimuli, natural_key, open_stimuli
+from repalign.stimuli import Stimuli, images_of, natural_key
 from repalign.store import finished_parts, local_folder, locked, open_store, read_manifest
 
 DTYPES = ("float32", "float16")
@@ -114,11 +113,9 @@ def record(
         raise ValueError(f"{model.name} names no layers of its own; pass layers=, such as 'all'")
     if isinstance(stimuli, xr.Dataset):
         dataset = str(stimuli.attrs.get("dataset", "stimuli"))
-        shown = open_stimuli(stimuli)
-        wanted = stimulus_ids(stimuli)
-        images = shown if list(shown.ids) == wanted else shown.subset(wanted)
     else:
-        dataset, images = "stimuli", stimuli
+        dataset = "stimuli"
+    images = images_of(stimuli)
     by_time = any(parse_layer(layer).time == EACH_TIME for layer in chosen)  # a pass tells which
     example = decode_batch(model, images, 0, 1) if by_time else None
     names = find_layers(model.module, chosen, example=example)

@@ -13,9 +13,9 @@ from repalign.activations import evaluating
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, find_layers, preprocess
-from repalign.recording import ALIGNED_TO, make_activations, stimulus_ids
+from repalign.recording import ALIGNED_TO, make_activations
 from repalign.recording_plan import BATCH_SIZE
-from repalign.stimuli import Stimuli, open_stimuli
+from repalign.stimuli import Stimuli, images_of
 
 
 def layer_responses(
@@ -67,7 +67,7 @@ def layer_responses(
     elif stimulus_id is not None:
         raise ValueError("stimulus_id names the images of a tensor; these stimuli have ids")
     else:
-        shown = stimuli if isinstance(stimuli, Stimuli) else _images_of(stimuli)
+        shown = images_of(stimuli)
         batches, ids = _preprocessed(network, shown, batch_size), shown.ids
     names = find_layers(module, layers)
     rows: dict[str, list[Tensor]] = {layer: [] for layer in names}
@@ -88,11 +88,6 @@ def layer_responses(
         ).assign_attrs(attrs)
         for layer, parts in rows.items()
     }
-
-
-def _images_of(recording: xr.Dataset) -> Stimuli:
-    images, wanted = open_stimuli(recording), stimulus_ids(recording)
-    return images if list(images.ids) == wanted else images.subset(wanted)
 
 
 def _preprocessed(network: Network, stimuli: Stimuli, batch_size: int) -> Iterator[Tensor]:

@@ -20,10 +20,9 @@ from repalign.metrics.calls import pick_device
 from repalign.metrics.comparators import check_choice
 from repalign.metrics.rotation import PRECISIONS
 from repalign.networks import Network, find_layers, load_network
-from repalign.recording import stimulus_ids
 from repalign.recording_run import RecordingRun
 from repalign.rotation_run import RotatedRun
-from repalign.stimuli import Stimuli, open_stimuli
+from repalign.stimuli import Stimuli, images_of
 from repalign.store import local_folder
 
 
@@ -86,11 +85,10 @@ def rotated_layers(
     check_choice(precision, PRECISIONS, "precision")
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
-    dataset, images = "stimuli", stimuli
-    if isinstance(images, xr.Dataset):
-        dataset, wanted = str(images.attrs.get("dataset", "stimuli")), stimulus_ids(images)
-        shown = open_stimuli(images)
-        images = shown if list(shown.ids) == wanted else shown.subset(wanted)
+    dataset = "stimuli"
+    if isinstance(stimuli, xr.Dataset):
+        dataset = str(stimuli.attrs.get("dataset", dataset))
+    images = images_of(stimuli)
     folder = local_folder(to)
     prints = {"network": model.fingerprint(), "stimuli": images.fingerprint()}
     run = RotatedRun(

@@ -20,7 +20,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import UInt8
 
-from repalign.recording import STIMULUS
+from repalign.recording import STIMULUS, refuse_continuous, stimulus_ids
 from repalign.remote_files import PlaceError
 from repalign.store import REMEDY, has_group, open_store
 
@@ -208,6 +208,19 @@ class _StoredFiles(Sequence[bytes]):
             raise
         except (OSError, ValueError, RuntimeError) as error:
             raise ValueError(f"store {self.path} is damaged: {error}; {REMEDY}") from error
+
+
+def images_of(shown: xr.Dataset | Stimuli) -> Stimuli:
+    """The images of a recording's stimuli, in the order of their first presentation.
+
+    Raises:
+        ValueError: the recording came without images.
+    """
+    if isinstance(shown, Stimuli):
+        return shown
+    refuse_continuous(shown, "showing images to a network")
+    images, wanted = open_stimuli(shown), stimulus_ids(shown)
+    return images if list(images.ids) == wanted else images.subset(wanted)
 
 
 def open_stimuli(source: xr.Dataset | str | Path) -> Stimuli:
