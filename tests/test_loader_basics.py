@@ -119,17 +119,34 @@ def test_damaged_bytes_never_take_the_process_down(good: Path, tmp_path: Path) -
     assert {"refused"} <= outcomes <= {"refused", "read"}
 
 
+def test_of_several_files_the_bad_one_is_named(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [tmp_path / f"{name}.h5" for name in "abc"]
+    for other in others:
+        other.write_bytes(good.read_bytes())
+    started: list[list[str]] = []
+    probe = hdf5._probe
+    monkeypatch.setattr(hdf5, "_probe", lambda paths: started.append(paths) or probe(paths))
+    check_hdf5(good, *others)
+    check_hdf5(*others)
+    assert [len(paths) for paths in started] == [4]
+    others[1].write_bytes(good.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"b\.h5: it is no readable HDF5 file"):
+        check_hdf5(good, *others)
+
+
 def test_a_file_that_hangs_is_given_up(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hdf5, "SECONDS", 1)
     monkeypatch.setattr(hdf5, "_PROBE", "import time; time.sleep(60)")
-    hdf5._problem.cache_clear()
+    hdf5._KNOWN.clear()
     with pytest.raises(ValueError, match="took longer than 1 s"):
         check_hdf5(good)
     monkeypatch.setattr(hdf5, "_PROBE", "import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    hdf5._problem.cache_clear()
+    hdf5._KNOWN.clear()
     with pytest.raises(ValueError, match="failed on it \\(signal 11\\); it is damaged"):
         check_hdf5(good)
-    hdf5._problem.cache_clear()
+    hdf5._KNOWN.clear()
 
 
 def test_examples_run() -> None:

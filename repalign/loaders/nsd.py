@@ -28,7 +28,7 @@ import xarray as xr
 from pydantic import Field
 
 from repalign.cards import DatasetCard
-from repalign.loaders.hdf5 import open_hdf5
+from repalign.loaders.hdf5 import check_hdf5, open_hdf5
 from repalign.loaders.lazy import lazy_rows
 from repalign.loaders.nsd_design import TRIALS, Trials, coco_ids, read_trials
 from repalign.loaders.options import LoaderOptions, read_options
@@ -217,6 +217,7 @@ def _voxels(card: DatasetCard, files: Mapping[str, Path], sessions: Mapping[int,
     like = open_nifti(masks[0], dimensions=3)
     for path in masks[1:]:
         check_same_grid(path, open_nifti(path, dimensions=3), masks[0], like)
+    check_hdf5(*sessions.values())
     for path in sessions.values():
         with open_hdf5(path) as file:
             betas = file.get("betas")
