@@ -48,12 +48,14 @@ def say_size(size: float) -> str:
     """Return a number of bytes in words.
 
     Example:
-        >>> say_size(1_240_000_000), say_size(35_200_000), say_size(900)
-        ('1.24 GB', '35 MB', '900 bytes')
+        >>> say_size(1_240_000_000), say_size(35_200_000), say_size(802_816), say_size(900)
+        ('1.24 GB', '35 MB', '803 KB', '900 bytes')
     """
     if size >= 10**9:
         return f"{size / 1e9:,.3g} GB" if size < 10**12 else f"{size / 1e9:,.0f} GB"
-    return f"{size / 1e6:.0f} MB" if size >= 10**6 else f"{size:.0f} bytes"
+    if size >= 10**4:
+        return f"{size / 1e6:.0f} MB" if size >= 10**6 else f"{size / 1e3:.0f} KB"
+    return f"{size:.0f} bytes"
 
 
 def resident() -> int:
