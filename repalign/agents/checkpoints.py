@@ -20,10 +20,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from repalign import checkpoints
+
 WEIGHTS, FIELDS = "policy.pth", "data"
 MAX_WEIGHT_BYTES = 4 << 30
 MAX_FIELD_BYTES = 64 << 20
-CHECKPOINTS = (".zip", ".pth", ".pt", ".safetensors")
+CHECKPOINTS = (".zip", *checkpoints.SUFFIXES)
 ACTIVATION = re.compile(r"<class 'torch\.nn\.modules\.activation\.(\w+)'>")
 ACTIVATION_NAMES = {
     "Tanh": "tanh",
@@ -62,15 +64,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         ValueError: the file is damaged, holds no plain tensors, or unpacks to too much.
     """
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        try:
-            return Checkpoint(load_file(path))
-        except Exception as error:  # of a damaged file it raises a type of its own
-            raise ValueError(f"{path} holds no plain tensors, or is damaged: {error}") from error
     if path.suffix != ".zip":
-        return Checkpoint(_tensors(path.read_bytes(), str(path)))
+        return Checkpoint(checkpoints.read_checkpoint(path))
     try:
         with zipfile.ZipFile(path) as archive:
             weights = _member(archive, WEIGHTS, MAX_WEIGHT_BYTES, path)
