@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from repalign.activations import evaluating
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
-from repalign.networks import Network, find_layers, preprocess
+from repalign.networks import Network, find_layers
 from repalign.recording import ALIGNED_TO, make_activations
+from repalign.recording_pass import decode_batch
 from repalign.recording_plan import BATCH_SIZE
 from repalign.stimuli import Stimuli, images_of
 
@@ -92,13 +93,4 @@ def layer_responses(
 
 def _preprocessed(network: Network, stimuli: Stimuli, batch_size: int) -> Iterator[Tensor]:
     for start in range(0, len(stimuli), batch_size):
-        images = [
-            preprocess(
-                stimuli.image(i),
-                network.preprocessing,
-                shown_degrees=stimuli.visual_degrees,
-                field_degrees=network.visual_degrees,
-            )
-            for i in range(start, min(start + batch_size, len(stimuli)))
-        ]
-        yield torch.stack(images)
+        yield decode_batch(network, stimuli, start, min(start + batch_size, len(stimuli)))

@@ -91,10 +91,9 @@ def score_continuous(
         Neighbouring inner blocks have no gap, so that slow noise may make the chosen penalty too
         small; the score is of data that neither fit nor penalty has seen.
 
-        A turned run is a fair null only of responses that do not drift from its start to its end.
-        Of unrelated noise in 300 volumes, p ≤ .05 was found in .046 to .055 where neighbours
-        correlate by .5 or .7, in .08 to .10 where they do by .97, and in .03 there once drifts
-        below .01 Hz were taken out: do that first (``high_pass`` of the loader).
+        A turned run is a fair null only of responses that do not drift from its start to its end:
+        for raw slow drifts p is too small. Take those below .01 Hz out first (``high_pass`` of the
+        loader).
 
         p is of one neuroid; ``null.max("neuroid")`` is the null of the largest. The whole response
         is held in memory.

@@ -171,6 +171,22 @@ def number(path: Path, row: Row, column: str, place: int) -> float:
     return value
 
 
+def run_confounds(
+    run: Run, roots: Sequence[Path], patterns: Sequence[str], n_volumes: int
+) -> Array:
+    """The confounds of a run that patterns choose, (volume, confound); none without patterns.
+
+    Raises:
+        ValueError: there is no table of confounds, or as `read_confounds`.
+    """
+    if not patterns:
+        return np.zeros((n_volumes, 0))
+    tables = [path for ending in CONFOUNDS for path in inherited_files(roots, run, ending)]
+    if not tables:
+        raise ValueError(f"{run.label}: no {CONFOUNDS[0]} in {run.root}; remove confounds")
+    return read_confounds(tables[0], patterns, n_volumes)[1]
+
+
 def read_confounds(path: Path, patterns: Sequence[str], n_volumes: int) -> tuple[list[str], Array]:
     """Columns by name or pattern (``trans_*``), of shape (volume, confound).
 

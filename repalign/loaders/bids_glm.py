@@ -13,7 +13,7 @@ Trials are the rows of the events tables; every other column becomes a coordinat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -25,13 +25,13 @@ from pydantic import Field
 from repalign.cards import DatasetCard
 from repalign.loaders.bids_events import event_columns, read_events
 from repalign.loaders.bids_files import (
-    CONFOUNDS,
     Run,
     find_runs,
     inherited_files,
-    read_confounds,
     repetition_time,
+    run_confounds,
 )
+from repalign.loaders.bids_masks import brain_mask
 from repalign.loaders.image_files import find_images
 from repalign.loaders.lazy import lazy_rows
 from repalign.loaders.options import ANY_NAME, LoaderOptions, check_roles, read_options
@@ -53,7 +53,6 @@ from repalign.loaders.volumes import (
     find_voxels,
     one_species,
     open_nifti,
-    read_volume,
     voxel_rows,
 )
 from repalign.recording import make_recording
@@ -132,7 +131,7 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
     first = open_nifti(runs[0].bold, dimensions=4)
     for run in runs[1:]:
         check_same_grid(run.bold, open_nifti(run.bold, dimensions=4), runs[0].bold, first)
-    voxels = find_voxels(card, files, runs[0].bold, first, mask=_brain(runs, files))
+    voxels = find_voxels(card, files, runs[0].bold, first, mask=brain_mask(runs, files))
     parts, trials, taken_at, seconds = [], [], set(), set()
     for run in runs:
         image = open_nifti(run.bold, dimensions=4)
@@ -153,7 +152,7 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
         design = make_design(
             [(float(row["onset"]), float(row["duration"])) for row in own],
             [(float(r["onset"]), float(r["duration"]), r["trial_type"]) for r in others],
-            _confounds(run, roots, options, n_volumes),
+            run_confounds(run, roots, options.confounds, n_volumes),
             (np.arange(n_volumes) + reference) * interval,
             hrf_model=options.hrf_model,
             drift_model=None if options.drift_model == "none" else options.drift_model,
@@ -210,36 +209,6 @@ def _check(card: DatasetCard, files: Mapping[str, Path]) -> Options:
                 f" {getattr(options, of)!r}"
             )
     return options
-
-
-def _brain(runs: Sequence[Run], files: Mapping[str, Path]) -> Array | None:
-    """Voxels in the brain masks of all runs; None where the card has a mask of its own."""
-    if MASK in files:
-        return None
-    inside: Array | None = None
-    for run in runs:
-        name = run.bold.name.rsplit("_bold.", 1)[0]
-        name = name.replace(f"_desc-{run.entities.get('desc')}", "") + "_desc-brain_mask.nii"
-        paths = [p for p in (run.bold.with_name(name + end) for end in (".gz", "")) if p.is_file()]
-        if not paths:
-            if any(role.startswith(ROI) for role in files):
-                continue
-            raise ValueError(
-                f"{run.bold} has no {name}.gz beside it; name a mask or {ROI}NAME in [files]"
-            )
-        image = open_nifti(run.bold, dimensions=4)
-        found = read_volume(paths[0], run.bold, image) != 0
-        inside = found if inside is None else inside & found
-    return inside
-
-
-def _confounds(run: Run, roots: Sequence[Path], options: Options, n_volumes: int) -> Array:
-    if not options.confounds:
-        return np.zeros((n_volumes, 0))
-    tables = [path for ending in CONFOUNDS for path in inherited_files(roots, run, ending)]
-    if not tables:
-        raise ValueError(f"{run.label}: no {CONFOUNDS[0]} in {run.root}; remove confounds")
-    return read_confounds(tables[0], options.confounds, n_volumes)[1]
 
 
 def _model(run: Run, design: Design, options: Options) -> Array | RidgeProblem:

@@ -22,7 +22,8 @@ import xarray as xr
 
 from repalign.cards import DatasetCard
 from repalign.continuous_recording import make_continuous_recording
-from repalign.loaders.bids_files import CONFOUNDS, inherited_files, read_confounds
+from repalign.loaders.bids_files import run_confounds
+from repalign.loaders.bids_masks import brain_mask
 from repalign.loaders.continuous_runs import (
     Measured,
     Options,
@@ -43,7 +44,6 @@ from repalign.loaders.volumes import (
     find_voxels,
     one_species,
     open_nifti,
-    read_volume,
 )
 from repalign.stimuli import Stimuli
 
@@ -96,21 +96,10 @@ def read(card: DatasetCard, files: Mapping[str, Path]) -> tuple[xr.Dataset, Stim
 
 def _voxels(card: DatasetCard, files: Mapping[str, Path], own: Sequence[Measured]) -> Voxels:
     """The voxels of one subject, in the brain masks of all runs where the card has no mask."""
-    like_path = own[0].run.bold
-    like = open_nifti(like_path, dimensions=4)
-    inside: Array | None = None
-    for one in own if MASK not in files else ():
-        name = one.run.bold.name.rsplit("_bold.", 1)[0]
-        name = name.replace(f"_desc-{one.run.entities.get('desc')}", "") + "_desc-brain_mask.nii"
-        paths = [p for e in (".gz", "") if (p := one.run.bold.with_name(name + e)).is_file()]
-        if paths:
-            found = read_volume(paths[0], like_path, like) != 0
-            inside = found if inside is None else inside & found
-        elif not any(role.startswith(ROI) for role in files):
-            raise ValueError(
-                f"{one.run.bold} has no {name}.gz beside it; name a mask or {ROI}NAME in [files]"
-            )
-    return find_voxels(card, files, like_path, like, mask=inside)
+    runs = [one.run for one in own]
+    like = open_nifti(runs[0].bold, dimensions=4)
+    inside = brain_mask(runs, files)
+    return find_voxels(card, files, runs[0].bold, like, mask=inside)
 
 
 def _volumes(
@@ -125,18 +114,7 @@ def _volumes(
         options: of the card.
         share: number of voxels of all subjects, among whom a block's bytes are shared.
     """
-    confounds = np.zeros((one.n_volumes, 0))
-    if options.confounds:
-        tables = [
-            path
-            for ending in CONFOUNDS
-            for path in inherited_files(roots_of(one.run, files), one.run, ending)
-        ]
-        if not tables:
-            raise ValueError(
-                f"{one.run.label}: no {CONFOUNDS[0]} in {one.run.root}; remove confounds"
-            )
-        confounds = read_confounds(tables[0], options.confounds, one.n_volumes)[1]
+    confounds = run_confounds(one.run, roots_of(one.run, files), options.confounds, one.n_volumes)
     try:
         basis = nuisance_basis(
             confounds,
