@@ -85,7 +85,7 @@ def record_shards(
         queue.put(tensor, dtype, lane=lanes[name], write=write)
 
     label = f"{network.name}: recording {len(layers)} layers"
-    batches = _decoded(network, stimuli, spans, device)
+    batches = decoded_batches(network, stimuli, spans, device)
     with contextlib.closing(batches), stream(network.module, list(layers), take):
         for shard in track(todo, label, show=progress):
             start, images = next(batches)
@@ -172,7 +172,7 @@ def to_device(batch: Tensor, device: torch.device) -> Tensor:
     return batch
 
 
-def _decoded(
+def decoded_batches(
     network: Network,
     stimuli: Stimuli,
     spans: Sequence[tuple[int, int]],

@@ -11,59 +11,80 @@ from typing import Any
 import numpy as np
 
 from repalign.metrics.rotation import BLOCK_UNITS, GramSum, rotate_gram
-from repalign.rotation_plan import Plan
+from repalign.rotation_plan import ITEM, Plan
 
-TRIAL_BYTES = 64 << 20
+TRIAL_BYTES = 256 << 20
+BLOCK_BYTES = 64 << 20
 TRIAL_STIMULI = 400  # of a rotation, whose time grows as n³
 CACHED = 0.1  # of the free memory: what a system holds of a file before it waits for the disk
 
 
 def expected_seconds(
-    plan: Plan, showing: Sequence[float], scratch: Path, *, precision: str
+    plan: Plan, showing: Sequence[float], scratch: Path, *, decoding: float, precision: str
 ) -> float:
     """Seconds that a plan takes on this machine as it is now.
+
+    Pieces are written while the network runs, and read while others are multiplied. The slower of
+    the two counts, and on all cores together the work of copying and of decoding images.
 
     Args:
         plan: what is run.
         showing: seconds to show one stimulus, by pass.
         scratch: folder on the scratch disk, in which a trial file is written.
+        decoding: seconds to decode one stimulus.
         precision: of the products.
     """
     import psutil
 
-    n = plan.n_stimuli
-    units = sum(piece.units for one in plan.passes for piece in one)
+    n, cores = plan.n_stimuli, os.cpu_count() or 1
     layers = sum(piece.last for one in plan.passes for piece in one)
-    writes_through = plan.scratch_bytes > CACHED * psutil.virtual_memory().available
-    disk = _disk_seconds(scratch, through=writes_through) * plan.total_bytes / TRIAL_BYTES
-    width = min(BLOCK_UNITS, max(1, TRIAL_BYTES // (4 * n)))
+    through = plan.scratch_bytes > CACHED * psutil.virtual_memory().available
+    copying, writing, reading = (
+        seconds / TRIAL_BYTES for seconds in _disk_seconds(scratch, through=through)
+    )
+    width = min(BLOCK_UNITS, max(1, BLOCK_BYTES // (ITEM * n)))
     block = np.random.default_rng(0).standard_normal((n, width), dtype=np.float32)
     total = GramSum(n, precision=precision)
     total.add(block[:, :8])  # the first product starts the threads
-    products = _seconds(lambda: total.add(block)) * units / width
+    product = _seconds(lambda: total.add(block)) / width
     few = min(n, TRIAL_STIMULI)
-    rotation = _seconds(lambda: _rotation_of(few)) * (n / few) ** 3 * layers
-    return n * sum(showing) + disk + products + rotation
+    rotation = _seconds(lambda: _rotation_of(few)) * (n / few) ** 3
+    whole = rotation * layers
+    for pieces, seconds in zip(plan.passes, showing, strict=True):
+        size = sum(map(plan.bytes_of, pieces))
+        working = n * seconds + (n * decoding + size * copying) / cores
+        whole += max(working, size * writing)
+        whole += max(product * sum(piece.units for piece in pieces), size * reading)
+    return whole
 
 
 def _rotation_of(n: int) -> Any:
     return rotate_gram(np.eye(n), np.zeros(n), n)
 
 
-def _disk_seconds(folder: Path, *, through: bool) -> float:
-    """Seconds to write and read the trial file; ``through`` to the disk, past its cache."""
-    path, data = folder / "trial", bytes(TRIAL_BYTES)
+def _disk_seconds(folder: Path, *, through: bool) -> tuple[float, float, float]:
+    """Seconds to hand the trial file to the system, to have it on the disk, and to read it.
 
-    def write_and_read() -> None:
-        with path.open("wb") as file:
-            file.write(data)
-            file.flush()
+    ``through`` to the disk and from it; else to the system's cache, and from there.
+    """
+    path, block = folder / "trial", np.ones(BLOCK_BYTES // 4, np.uint8).data
+    blocks = TRIAL_BYTES // len(block)
+    try:
+        with path.open("w+b", buffering=0) as file:
+            begin = time.perf_counter()
+            for _ in range(blocks):
+                file.write(block)
+            copied = time.perf_counter()
             if through:
                 os.fsync(file.fileno())
-        path.read_bytes()
-
-    try:
-        return _seconds(write_and_read)
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            written = time.perf_counter()
+            file.seek(0)
+            for _ in range(blocks):
+                file.readinto(block)
+            read = time.perf_counter()
+        return copied - begin, written - begin, read - written
     finally:
         path.unlink(missing_ok=True)
 

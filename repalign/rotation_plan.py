@@ -13,7 +13,10 @@ from itertools import pairwise
 
 from repalign.memory import say_size
 
-PIECE_BYTES = 256 << 20  # larger pieces are no faster
+PIECE_BYTES = 128 << 20  # larger pieces are no faster
+AHEAD = 2  # pieces in memory: one is multiplied while the next is read
+QUEUE_BYTES = 128 << 20  # of outputs that wait to be written, at most
+QUEUE_SHARE = 8  # the queue takes no more than one part of so many of what is free
 ITEM = 4  # bytes of a value in a piece: float32
 NUMBER = 8  # bytes of float64
 FINISHING = 8  # stimulus × stimulus matrices of float64 while a layer is rotated
@@ -44,12 +47,14 @@ class Plan:
         n_stimuli: stimuli shown.
         batch_size: stimuli a forward pass.
         passes: pieces by pass.
+        queue_bytes: of outputs that wait to be written.
         resident_bytes: most memory that is resident at a time.
     """
 
     n_stimuli: int
     batch_size: int
     passes: tuple[tuple[Piece, ...], ...]
+    queue_bytes: int
     resident_bytes: int
 
     def bytes_of(self, piece: Piece) -> int:
@@ -101,9 +106,8 @@ def plan_passes(
     square = n_stimuli**2
     free = memory - base - SLACK
     least = max(
-        (batch_size or 1) * stimulus_bytes,
-        square * (NUMBER + ITEM) + n_stimuli * ITEM,
-        square * NUMBER * FINISHING + n_stimuli * ITEM,
+        (batch_size or 1) * stimulus_bytes * QUEUE_SHARE // (QUEUE_SHARE - 1) + 1,
+        square * NUMBER * FINISHING + AHEAD * n_stimuli * ITEM,
     )
     if free < least:
         raise ValueError(
@@ -112,12 +116,14 @@ def plan_passes(
             f"'{(base + SLACK + least + (16 << 20)) // 10**6 + 1}MB'"
             + (f" or a smaller batch_size than {batch_size}" if batch_size else "")
         )
+    queue = min(QUEUE_BYTES, free // QUEUE_SHARE)
     if batch_size is None:
-        batch_size = max(1, min(LARGEST_BATCH, n_stimuli, free // max(1, stimulus_bytes)))
+        fits = (free - queue) // max(1, stimulus_bytes)
+        batch_size = max(1, min(LARGEST_BATCH, n_stimuli, fits))
     # a quarter of the scratch: coarser pieces would leave much of it empty
-    room = min(PIECE_BYTES, free - square * NUMBER * FINISHING, max(scratch // 4, 1))
+    room = min(PIECE_BYTES, (free - square * NUMBER * FINISHING) // AHEAD, max(scratch // 4, 1))
     column = n_stimuli * ITEM  # bytes of one unit
-    most = max(1, room // column)
+    most = max(1, min(room // column, queue // (batch_size * ITEM)))
     whole = max((count for _, count in units if count <= n_stimuli + 1), default=1)
     if scratch < whole * column:
         raise ValueError(
@@ -140,8 +146,8 @@ def plan_passes(
             left -= size
     largest = max(piece.units for one in passes for piece in one) * column
     needs = (
-        batch_size * stimulus_bytes,
-        square * (NUMBER + ITEM) + largest + SLACK,
-        square * NUMBER * FINISHING + largest,
+        batch_size * stimulus_bytes + queue,
+        square * (NUMBER + ITEM) + AHEAD * largest + SLACK,
+        square * NUMBER * FINISHING + AHEAD * largest,
     )
-    return Plan(n_stimuli, batch_size, tuple(map(tuple, passes)), base + max(needs))
+    return Plan(n_stimuli, batch_size, tuple(map(tuple, passes)), queue, base + max(needs))

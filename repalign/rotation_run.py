@@ -5,8 +5,10 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -19,16 +21,17 @@ from torch import Tensor
 
 from repalign.activations import evaluating, open_activations
 from repalign.layer_streams import LayerTrace, stream_layers, trace_layers
-from repalign.memory import PeakMemory, resident, say_size
+from repalign.memory import PeakMemory, give_back, resident, say_size
 from repalign.metrics.rotation import GramSum, rotate_gram
 from repalign.progress import track
 from repalign.recording import ALIGNED_TO, IMAGE_HASH, PRESENTATION, make_activations
-from repalign.recording_pass import decode_batch
-from repalign.recording_run import RecordingRun
+from repalign.recording_pass import decode_batch, decoded_batches
+from repalign.recording_run import WRITERS, RecordingRun
 from repalign.rotation_costs import expected_seconds
 from repalign.rotation_plan import ITEM, Piece, Plan, plan_passes
 from repalign.scratch import PieceFiles, scratch_folder
 from repalign.store import locked, read_manifest, write_store
+from repalign.write_queue import WriteQueue
 
 ROTATION = "rotation"  # attrs["reduction"] of a layer that was rotated
 PROBE = 8  # stimuli from which memory and time are foretold
@@ -94,8 +97,9 @@ class RotatedRun:
         """Run a few stimuli for the sizes of the layers, and say what all will take."""
         network, n_stimuli = self.recorded.network, len(self.recorded.stimuli)
         begin = time.perf_counter()
-        batch = self._batch(0, min(PROBE, n_stimuli))
-        preparing = (time.perf_counter() - begin) / len(batch)
+        batch = decode_batch(network, self.recorded.stimuli, 0, min(PROBE, n_stimuli))
+        decoding = (time.perf_counter() - begin) / len(batch)
+        batch = in_fast_order(batch.to(self.device))
         try:
             trace_layers(network.module, names, batch[:1])  # what happens once only is behind it
             with PeakMemory(interval=PROBE_INTERVAL_S) as least:
@@ -133,8 +137,10 @@ class RotatedRun:
         )
         if self.progress:
             depths = [max(traces[piece.layer].seconds for piece in one) for one in plan.passes]
-            showing = [preparing + depth / len(batch) for depth in depths]
-            seconds = expected_seconds(plan, showing, folder, precision=self.precision)
+            showing = [depth / len(batch) for depth in depths]
+            seconds = expected_seconds(
+                plan, showing, folder, decoding=decoding, precision=self.precision
+            )
             print(
                 f"{network.name}: {len(traces)} layers of {n_stimuli} stimuli, "
                 f"{say_size(plan.total_bytes)} as float32, in {len(plan.passes)} passes with"
@@ -154,39 +160,49 @@ class RotatedRun:
         label: str,
         spent: dict[str, float],
     ) -> None:
-        """Show all stimuli, and leave the pieces of one pass on the scratch disk."""
+        """Show all stimuli, and leave the pieces of one pass on the scratch disk.
+
+        Other threads write while the network runs.
+        """
         needed = {piece.layer: traces[piece.layer] for piece in pieces}
-        for piece in pieces:
+        of_layer: dict[str, list[tuple[int, Piece]]] = {name: [] for name in needed}
+        for lane, piece in enumerate(pieces):
+            of_layer[piece.layer].append((lane, piece))
             with _full_disk(self.scratch):
                 files.make(piece)
-        begin, writing = time.perf_counter(), spent.get("writing", 0.0)
-        for start in track(range(0, plan.n_stimuli, plan.batch_size), label, show=self.progress):
-            stop = min(start + plan.batch_size, plan.n_stimuli)
+        network = self.recorded.network
+        edges = [*range(0, plan.n_stimuli, plan.batch_size), plan.n_stimuli]
+        spans = list(pairwise(edges))
+        batches = decoded_batches(network, self.recorded.stimuli, spans, self.device)
 
-            def take(name: str, output: Tensor, start: int = start, stop: int = stop) -> None:
-                rows = self._rows(output, name, start, stop, traces[name])
-                with _timed(spent, "writing"), _full_disk(self.scratch):
-                    for piece in pieces:
-                        if piece.layer == name:
-                            files.write(piece, start, rows[:, piece.start : piece.stop])
+        def take(name: str, output: Tensor) -> None:
+            rows = self._rows(output, name, start, len(images), traces[name])
+            for lane, piece in of_layer[name]:
+                write = partial(self._write, files, piece, start)
+                queue.put(rows[:, piece.start : piece.stop], torch.float32, lane=lane, write=write)
 
-            batch = self._batch(start, stop)
-            stream_layers(self.recorded.network.module, needed, batch, take)
-        elapsed = time.perf_counter() - begin - (spent.get("writing", 0.0) - writing)
-        spent["network"] = spent.get("network", 0.0) + elapsed
+        pinned = self.device.type == "cuda"
+        with (
+            _timed(spent, "showing"),
+            closing(batches),
+            WriteQueue(plan.queue_bytes, threads=WRITERS, pinned=pinned) as queue,
+        ):
+            for _ in track(spans, label, show=self.progress):
+                start, images = next(batches)
+                stream_layers(network.module, needed, in_fast_order(images), take)
+                give_back()  # what a pass leaves in the heap adds up
 
-    def _batch(self, start: int, stop: int) -> Tensor:
-        batch = decode_batch(self.recorded.network, self.recorded.stimuli, start, stop)
-        batch = batch.to(self.device)
-        if batch.ndim == 4:  # the order of units is free, and this one is faster
-            batch = batch.contiguous(memory_format=torch.channels_last)
-        return batch
+    def _write(
+        self, files: PieceFiles, piece: Piece, start: int, rows: np.ndarray[Any, Any]
+    ) -> None:
+        with _full_disk(self.scratch):
+            files.write(piece, start, rows)
 
     def _rows(
-        self, output: Tensor, layer: str, start: int, stop: int, trace: LayerTrace
-    ) -> np.ndarray[Any, Any]:
+        self, output: Tensor, layer: str, start: int, count: int, trace: LayerTrace
+    ) -> Tensor:
         """A layer's output as stimulus × unit; the order of units that will be rotated is free."""
-        expected = (stop - start, *trace.shape)
+        expected = (count, *trace.shape)
         if tuple(output.shape) != expected:
             raise ValueError(
                 f"{self.recorded.network.name}, layer {layer}: output of shape"
@@ -195,7 +211,7 @@ class RotatedRun:
             )
         if output.ndim == 4 and self._rotates(trace):  # channels last: as it lies in memory
             output = output.movedim(1, -1)
-        flat = output.flatten(1).float().cpu()
+        flat = output.flatten(1)
         if not bool(flat.sum().isfinite()):
             bad = (~flat.isfinite().all(dim=1)).nonzero()
             if len(bad):
@@ -204,8 +220,7 @@ class RotatedRun:
                     f"{self.recorded.network.name}, layer {layer}: NaN or infinite activations for"
                     f" stimulus {name!r}"
                 )
-        rows: np.ndarray[Any, Any] = flat.numpy()
-        return rows
+        return flat
 
     def _rotates(self, trace: LayerTrace) -> bool:
         return trace.units > len(self.recorded.stimuli) + 1
@@ -251,6 +266,11 @@ class RotatedRun:
             ds.attrs |= {"reduction": ROTATION, "units": trace.units, "precision": self.precision}
         made = {"model": run.network.name, "torch": torch.__version__, **run.fingerprints}
         write_store(self.root / layer, {"": ds}, provenance=made)
+
+
+def in_fast_order(batch: Tensor) -> Tensor:
+    """Images channels last: the order of a rotated layer's units is free, and this is faster."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
 @contextmanager

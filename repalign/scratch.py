@@ -7,12 +7,13 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from repalign.rotation_plan import ITEM, Piece
+from repalign.rotation_plan import AHEAD, ITEM, Piece
 
 PREFIX = "repalign-scratch-"
 
@@ -110,19 +111,28 @@ class PieceFiles:
     def take(self, pieces: Sequence[Piece]) -> Iterator[tuple[Piece, Array]]:
         """Read pieces one after the other, and remove their files.
 
-        All are read into the same memory, which is quicker than new memory for each: an array is
-        good until the next one is asked for.
+        The next one is read while one is used, in turn into the same two arrays, which is quicker
+        than new memory for each: an array is good until the next one is asked for.
         """
-        memory = np.empty(max(piece.units for piece in pieces) * self.n_stimuli, np.float32)
-        for piece in pieces:
-            path = self._names.pop(piece)
-            values = memory[: piece.units * self.n_stimuli]
-            left = values.data.cast("B")
-            with path.open("rb", buffering=0) as file:
-                while left:
-                    count = file.readinto(left)
-                    if not count:
-                        raise OSError(f"{path} is shorter than it was made")
-                    left = left[count:]
-            path.unlink()
-            yield piece, values.reshape(self.n_stimuli, piece.units)
+        largest = max(piece.units for piece in pieces) * self.n_stimuli
+        arrays = [np.empty(largest, np.float32) for _ in pieces[:AHEAD]]
+        with ThreadPoolExecutor(1, "read") as thread:
+            ahead = thread.submit(self._read, pieces[0], arrays[0])
+            for number, piece in enumerate(pieces, start=1):
+                values = ahead.result()
+                if number < len(pieces):
+                    ahead = thread.submit(self._read, pieces[number], arrays[number % AHEAD])
+                yield piece, values
+
+    def _read(self, piece: Piece, into: Array) -> Array:
+        path = self._names.pop(piece)
+        values = into[: piece.units * self.n_stimuli]
+        left = values.data.cast("B")
+        with path.open("rb", buffering=0) as file:
+            while left:
+                count = file.readinto(left)
+                if not count:
+                    raise OSError(f"{path} is shorter than it was made")
+                left = left[count:]
+        path.unlink()
+        return values.reshape(self.n_stimuli, piece.units)
