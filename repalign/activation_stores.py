@@ -83,12 +83,13 @@ class GrowingLayer:
     digest: StreamedFingerprint | None = None
 
     @classmethod
-    def open(cls, path: Path, template: xr.Dataset) -> GrowingLayer | None:
+    def open(cls, path: Path, template: xr.Dataset | None = None) -> GrowingLayer | None:
         """Open an unfinished layer; None where there is none of this layout.
 
         Args:
             path: of the layer's group.
-            template: its coordinates, as given to `create_layer`.
+            template: its coordinates, as given to `create_layer`, from which the fingerprint is
+                summed while a new layer is written; without, the layer is read again at its end.
         """
         if not path.exists():
             return None
@@ -107,7 +108,7 @@ class GrowingLayer:
         ]
         done = np.array([name.exists() and name.read_bytes() == WRITTEN for name in names])
         digest = None
-        if not done.any():  # else it is read again at its end
+        if template is not None and not done.any():
             no_values = np.broadcast_to(np.zeros((), response.dtype), response.shape)
             whole = template.assign(
                 response=((PRESENTATION, NEUROID), no_values),

@@ -8,15 +8,16 @@ unravels them.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import xarray as xr
-from torch import nn
 
 from repalign.cards import ModelCard, load_model_card, split_twin
+from repalign.clusters import open_client
+from repalign.evaluation import evaluating
 from repalign.features import read_features
 from repalign.layer_names import EACH_TIME, parse_layer
 from repalign.memory import parse_size
@@ -25,9 +26,13 @@ from repalign.networks import Network, find_layers, load_network
 from repalign.places import Where, find_place
 from repalign.recording_pass import decode_batch
 from repalign.recording_plan import memory_format_of
-from repalign.recording_run import RecordingRun
+from repalign.recording_run import RecordingRun, check_autocast
+from repalign.recording_spread import spread_recording
 from repalign.stimuli import Stimuli, images_of, natural_key
 from repalign.store import finished_parts, local_folder, locked, open_store, read_manifest
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 DTYPES = ("float32", "float16")
 
@@ -43,6 +48,8 @@ def record(
     dtype: str = "float32",
     autocast: bool = False,
     device: str | torch.device = "auto",
+    workers: int | None = None,
+    scheduler: str | Client | None = None,
     visual_degrees: float | None = None,
     mirror: str | Path | None = None,
     offline: bool | None = None,
@@ -74,6 +81,11 @@ def record(
             error.
         autocast: compute in half precision where torch holds that to be safe; for GPUs.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
+        workers: processes on this machine that share the stimuli out; each takes a GPU of its own
+            where there are several. ``memory`` caps each.
+        scheduler: the address of a Dask scheduler, or a `distributed.Client`: its workers share
+            the stimuli out, one task at a time on each, and write into ``to``, which all must see.
+            A lost worker's part goes to another.
         visual_degrees: width of the network's input in degrees of visual angle.
         mirror, offline: where weights are looked for.
         progress: show a progress bar on stderr.
@@ -85,6 +97,7 @@ def record(
         ValueError: unknown layer, no images, a layer whose output is not stimulus × unit or changes
             its shape, an activation that is not finite, or memory or disk that do not suffice.
         OSError: the disk is full or not writable. The store can be resumed after every error.
+        ConnectionError: no scheduler or no worker answers.
 
     Example:
         >>> net = record("efficientnet_lite0", stimuli=recording)   # doctest: +SKIP
@@ -119,9 +132,10 @@ def record(
     by_time = any(parse_layer(layer).time == EACH_TIME for layer in chosen)  # a pass tells which
     example = decode_batch(model, images, 0, 1) if by_time else None
     names = find_layers(model.module, chosen, example=example)
-    where = pick_device(device)
-    if autocast and where.type != "cuda":
-        raise ValueError(f"autocast is for GPUs, and the device is {where}")
+    alone = workers is None and scheduler is None
+    where = pick_device(device if alone else "auto")  # the workers may have others
+    if alone:
+        check_autocast(autocast, where)
     if visual_degrees is not None and images.visual_degrees is None:
         raise ValueError(
             f"visual_degrees = {visual_degrees} has no effect, since the stimuli of {dataset} have"
@@ -143,8 +157,14 @@ def record(
     if not all(_is_finished(run.layer_path(name)) for name in names):
         with locked(run.root):
             todo = [name for name in names if not _is_finished(run.layer_path(name))]
-            with evaluating(model.module, where, memory_format=memory_format_of(where)):
-                run.compute(todo, by_name=chosen, device=where)
+            if alone:
+                with evaluating(model.module, where, memory_format=memory_format_of(where)):
+                    run.compute(todo, by_name=chosen, device=where)
+            elif todo:
+                with open_client(workers=workers, scheduler=scheduler) as client:
+                    spread_recording(
+                        run, todo, by_name=chosen, client=client, device=where, there=str(device)
+                    )
     return {
         name: open_activations(run.layer_path(name))
         for name in names
@@ -168,35 +188,3 @@ def open_layers(path: Where) -> dict[str, xr.Dataset]:
     if not names:
         raise FileNotFoundError(f"no finished store at {place}; ingest or record it first")
     return {name: open_activations(place / name) for name in names}
-
-
-@contextlib.contextmanager
-def evaluating(
-    module: nn.Module,
-    device: torch.device,
-    *,
-    memory_format: torch.memory_format = torch.channels_last,
-) -> Iterator[None]:
-    """A module in evaluation mode on the device, and afterwards as it was.
-
-    Channels last makes a pass faster, and gives the same numbers up to rounding.
-    """
-    training = {part: part.training for part in module.modules()}
-    home = next((tensor.device for tensor in module.state_dict().values()), device)
-    module.eval().to(device)
-    lay_out(module, memory_format)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        module.to(home)
-        lay_out(module, torch.contiguous_format)
-        for part, was in training.items():
-            part.training = was
-
-
-def lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
-    """Give a module's weights of two-dimensional convolutions another order in memory."""
-    for parameter in module.parameters():
-        if parameter.ndim == 4:
-            parameter.data = parameter.data.contiguous(memory_format=memory_format)

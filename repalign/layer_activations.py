@@ -9,7 +9,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.activations import evaluating
+from repalign.evaluation import evaluating
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, find_layers

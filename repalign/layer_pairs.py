@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.activations import evaluating
+from repalign.evaluation import evaluating
 from repalign.layer_outputs import LayerReader, layer_readers
 from repalign.metrics.calls import pick_device
 from repalign.metrics.cka import CKA, centre_gram

@@ -36,13 +36,14 @@ def record_shards(
     outputs: Mapping[str, LayerOutput],
     queue: WriteQueue,
     *,
+    shards: Sequence[int],
     device: torch.device,
     autocast: bool,
     memory: PeakMemory,
     cap: int | None,
     progress: bool,
 ) -> int:
-    """Record the shards that are missing, of layers whose shards hold the same stimuli.
+    """Record some shards of layers whose shards hold the same stimuli.
 
     Args:
         network: on the device, in evaluation mode.
@@ -50,6 +51,7 @@ def record_shards(
         layers: what is recorded.
         outputs: what each of the layers gave when the network was tried.
         queue: with room for a batch of the largest layer.
+        shards: the numbers of those to be recorded.
         device: where the network is.
         autocast: compute in half precision where torch holds that to be safe.
         memory: watches what the process holds.
@@ -65,9 +67,7 @@ def record_shards(
     """
     rows = next(iter(layers.values())).rows
     lanes = {name: lane for lane, name in enumerate(layers)}
-    n_shards = -(-len(stimuli) // rows)
-    todo = [n for n in range(n_shards) if not all(layer.done[n] for layer in layers.values())]
-    spans = [(shard * rows, min((shard + 1) * rows, len(stimuli))) for shard in todo]
+    spans = [(shard * rows, min((shard + 1) * rows, len(stimuli))) for shard in shards]
     calls: Counter[str] = Counter()
     shard = start = stop = 0  # of the pass that runs
 
@@ -87,7 +87,7 @@ def record_shards(
     label = f"{network.name}: recording {len(layers)} layers"
     batches = decoded_batches(network, stimuli, spans, device)
     with contextlib.closing(batches), stream(network.module, list(layers), take):
-        for shard in track(todo, label, show=progress):
+        for shard in track(shards, label, show=progress):
             start, images = next(batches)
             stop = start + len(images)
             calls.clear()

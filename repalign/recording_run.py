@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -97,23 +98,33 @@ class RecordingRun:
             by_name: those asked for by name; others that cannot be recorded are left out.
             device: where the network is.
         """
+        with self.disk_errors():
+            probe, grown = self.begin(layers, by_name=by_name, device=device)
+            for same in by_rows(grown):
+                self.finish(same, self.show(same, probe, missing_shards(same), device))
+
+    @contextlib.contextmanager
+    def disk_errors(self) -> Iterator[None]:
+        """Say of a failure of the disk which store could not be written."""
         try:
-            if not (self.root / METADATA).exists():
-                zarr.open_group(self.root, mode="a", zarr_format=3)
-            for leftover in self.root.glob("*.tmp-*"):  # of a killed run
-                shutil.rmtree(leftover, ignore_errors=True)
-            begin = time.perf_counter()
-            image = decode_batch(self.network, self.stimuli, 0, 1)
-            seconds_to_decode = time.perf_counter() - begin
-            probe = probe_network(self.network, to_device(image, device), layers, cap=self.memory)
-            names = self._recordable(probe, layers, by_name)
-            if names:
-                grown = self._prepare(names, probe, seconds_to_decode)
-                for rows in dict.fromkeys(layer.rows for layer in grown.values()):
-                    same = {name: one for name, one in grown.items() if one.rows == rows}
-                    self._record(same, probe, self._plan(probe, list(same), rows), device)
+            yield
         except OSError as error:
             raise OSError(f"could not write {self.root}: {error.strerror or error}") from error
+
+    def begin(
+        self, layers: Sequence[str], *, by_name: Sequence[str], device: torch.device
+    ) -> tuple[Probe, dict[str, GrowingLayer]]:
+        """Try the network, and open or create the layers that can be recorded."""
+        if not (self.root / METADATA).exists():
+            zarr.open_group(self.root, mode="a", zarr_format=3)
+        for leftover in self.root.glob("*.tmp-*"):  # of a killed run
+            shutil.rmtree(leftover, ignore_errors=True)
+        begin = time.perf_counter()
+        image = decode_batch(self.network, self.stimuli, 0, 1)
+        seconds_to_decode = time.perf_counter() - begin
+        probe = probe_network(self.network, to_device(image, device), layers, cap=self.memory)
+        names = self._recordable(probe, layers, by_name)
+        return probe, self._prepare(names, probe, seconds_to_decode) if names else {}
 
     def _recordable(self, probe: Probe, layers: Sequence[str], by_name: Sequence[str]) -> list[str]:
         wrong = {name: probe.outputs[name].problem for name in layers}
@@ -223,63 +234,98 @@ class RecordingRun:
             + f" {say_size(size)} of disk ({say_size(free)} free), {say_time(seconds)}"
         )
 
-    def _record(
+    def show(
         self,
         layers: Mapping[str, GrowingLayer],
         probe: Probe,
-        plan: Plan,
+        shards: Sequence[int],
         device: torch.device,
-    ) -> None:
+    ) -> dict[str, Any]:
+        """Record some shards of layers whose shards hold the same stimuli; what that took."""
+        rows = next(iter(layers.values())).rows
+        plan = self._plan(probe, list(layers), rows)
+        on_gpu = device.type == "cuda"
         begin = time.perf_counter()
         with PeakMemory() as memory:
-            if device.type == "cuda":
+            if on_gpu:
                 torch.cuda.reset_peak_memory_stats(device)
-            with WriteQueue(
-                plan.queue_bytes, threads=WRITERS, pinned=device.type == "cuda"
-            ) as queue:
+            with WriteQueue(plan.queue_bytes, threads=WRITERS, pinned=on_gpu) as queue:
                 shown = record_shards(
                     self.network,
                     self.stimuli,
                     layers,
                     {name: probe.outputs[name] for name in layers},
                     queue,
+                    shards=shards,
                     device=device,
                     autocast=self.autocast,
                     memory=memory,
                     cap=self.memory,
                     progress=self.progress,
                 )
-            seconds = time.perf_counter() - begin
         measured: dict[str, Any] = {
             "device": str(device),
-            "batch_size": plan.batch_size,
+            "batch_size": rows,
             "layers": len(layers),
             "stimuli": shown,
-            "seconds": round(seconds, 3),
-            "stimuli_per_second": round(shown / seconds, 2),
+            "seconds": time.perf_counter() - begin,
             "planned_memory_bytes": plan.memory,
             "peak_memory_bytes": memory.peak,
         }
-        if device.type == "cuda":
+        if on_gpu:
             measured["planned_device_bytes"] = plan.device_memory
             measured["peak_device_bytes"] = torch.cuda.max_memory_allocated(device)
-        provenance = {
+        return measured
+
+    def finish(self, layers: Mapping[str, GrowingLayer], measured: Mapping[str, Any]) -> None:
+        """Make the layers stores, and say what they took."""
+        for layer in layers.values():
+            layer.finish(self.provenance(measured))
+        self.say_used(measured)
+
+    def provenance(self, measured: Mapping[str, Any]) -> dict[str, Any]:
+        """What is kept with each layer: where it comes from, and what the last run took."""
+        run = dict(measured)
+        if run:
+            run["stimuli_per_second"] = round(run["stimuli"] / run["seconds"], 2)
+            run["seconds"] = round(run["seconds"], 3)
+        return {
             "model": self.network.name,
             "torch": torch.__version__,
             **self.fingerprints,
-            "run": measured,
+            "run": run,
         }
-        for layer in layers.values():
-            layer.finish(provenance)
-        if shown:
+
+    def say_used(self, measured: Mapping[str, Any]) -> None:
+        """Say on stderr how fast a run was, and how much memory it held."""
+        if measured["stimuli"]:
             self._say(
-                f"{measured['stimuli_per_second']:,.1f} stimuli a second, at most"
-                f" {say_size(memory.peak)} of memory"
+                f"{measured['stimuli'] / measured['seconds']:,.1f} stimuli a second, at most"
+                f" {say_size(measured['peak_memory_bytes'])} of memory"
             )
 
     def _say(self, sentence: str) -> None:
         if self.progress:
             print(f"{self.network.name}: {sentence}", file=sys.stderr)
+
+
+def check_autocast(autocast: bool, device: torch.device) -> None:
+    """Refuse half precision on other devices than GPUs."""
+    if autocast and device.type != "cuda":
+        raise ValueError(f"autocast is for GPUs, and the device is {device}")
+
+
+def by_rows(layers: Mapping[str, GrowingLayer]) -> list[dict[str, GrowingLayer]]:
+    """Layers in groups whose shards hold as many stimuli."""
+    groups: dict[int, dict[str, GrowingLayer]] = {}
+    for name, layer in layers.items():
+        groups.setdefault(layer.rows, {})[name] = layer
+    return list(groups.values())
+
+
+def missing_shards(layers: Mapping[str, GrowingLayer]) -> list[int]:
+    """Numbers of the shards that one of the layers has not finished."""
+    return np.flatnonzero(~np.all([layer.done for layer in layers.values()], axis=0)).tolist()
 
 
 def say_time(seconds: float) -> str:

@@ -19,7 +19,8 @@ import xarray as xr
 import zarr
 from torch import Tensor
 
-from repalign.activations import evaluating, open_activations
+from repalign.activations import open_activations
+from repalign.evaluation import evaluating
 from repalign.layer_streams import LayerTrace, stream_layers, trace_layers
 from repalign.memory import PeakMemory, give_back, resident, say_size
 from repalign.metrics.rotation import GramSum, rotate_gram

@@ -39,6 +39,7 @@ RANKS = (
         "torchvision_import",
         "layer_names",
         "layer_outputs",
+        "clusters",
     },
     {
         "recording",
@@ -74,6 +75,8 @@ RANKS = (
         "activation_stores",
         "recording_pass",
         "recording_run",
+        "recording_spread",
+        "evaluation",
         "activations",
         "layer_activations",
         "layer_streams",

@@ -12,7 +12,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.activations import evaluating
 from repalign.agents.loading import Agent
 from repalign.agents.policies import check_output
 from repalign.agents.rollout_records import Rollout
@@ -24,6 +23,7 @@ from repalign.agents.traces import (
     prediction_errors,
     state_values,
 )
+from repalign.evaluation import evaluating
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
 from repalign.networks import find_layers

@@ -10,12 +10,12 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.activations import evaluating
 from repalign.agents.environments import check_actions, make_environment
 from repalign.agents.loading import Agent
 from repalign.agents.replays import BATCH_SIZE, answer_to, replay
 from repalign.agents.rollout_records import Rollout
 from repalign.agents.steps import make_steps
+from repalign.evaluation import evaluating
 from repalign.metrics.calls import pick_device
 from repalign.progress import track
 

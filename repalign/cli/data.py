@@ -297,6 +297,14 @@ def record(
         str | None,
         typer.Option(help="With --rotate: what may lie there, such as 100GB; half of the free."),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(help="Share the stimuli out over so many processes, each with its own GPU."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Share them out over a Dask cluster: its address, tcp://HOST:PORT."),
+    ] = None,
     device: Device = "auto",
     visual_degrees: Degrees = None,
     mirror: Mirror = None,
@@ -323,6 +331,8 @@ def record(
 
         if dtype != "float32" or autocast:
             raise ValueError("--dtype and --autocast do not apply to --rotate")
+        if workers is not None or scheduler is not None:
+            raise ValueError("--workers and --scheduler do not apply to --rotate")
         network = load_network(model, visual_degrees=visual_degrees, **where)
         how |= {"memory": memory or "4GB", "scratch": scratch, "scratch_size": scratch_size}
         found = rotated_layers(network, to=to, **how)
@@ -330,6 +340,7 @@ def record(
         raise ValueError("--scratch and --scratch-size go with --rotate")
     else:
         how |= {"memory": memory, "dtype": dtype, "autocast": autocast}
+        how |= {"workers": workers, "scheduler": scheduler}
         found = run(model, visual_degrees=visual_degrees, **how, **where)
     rows: list[dict[str, Any]] = [
         {
