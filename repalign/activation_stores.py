@@ -8,9 +8,10 @@ about a tenth to gain, for more time than the network itself takes. Each chunk h
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,46 +31,73 @@ WRITTEN = b"\x01"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def create_layer(path: Path, template: xr.Dataset, *, units: int, dtype: str, rows: int) -> None:
-    """Publish the empty template of a layer.
+@dataclass(frozen=True)
+class LayerTemplate:
+    """The empty store of a layer, of which each further layer is a copy.
+
+    xarray takes some tens of milliseconds to write the coordinates, which are the same for all.
 
     Args:
-        path: of the layer's group.
-        template: its coordinates and attributes.
-        units: of the layer.
-        dtype: ``float32`` or ``float16``.
-        rows: stimuli a shard.
+        folder: where the coordinates were written, once.
+        n_stimuli: rows of each layer.
     """
-    n_stimuli = template.sizes[PRESENTATION]
-    temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
-    fits = max(1, CHUNK_BYTES // (units * np.dtype(dtype).itemsize))
-    chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
-    try:
-        write_group(template, temporary)
-        group = zarr.open_group(temporary, mode="r+")
-        group.create_array(
-            "response",
-            shape=(n_stimuli, units),
-            chunks=(chunk_rows, units),
-            shards=(rows, units),
-            dtype=dtype,
-            compressors=(Crc32cCodec(),),
-            fill_value=float("nan"),
-            dimension_names=(PRESENTATION, NEUROID),
-            attributes={"coordinates": f"{STIMULUS} repetition {IMAGE_HASH}"},
-        )
-        group.create_array(
-            "done",
-            shape=(-(-n_stimuli // rows),),
-            chunks=(1,),
-            dtype="uint8",
-            compressors=None,
-            fill_value=0,
-            dimension_names=("shard",),
-        )
-        temporary.rename(path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+
+    folder: Path
+    n_stimuli: int
+
+    @classmethod
+    @contextlib.contextmanager
+    def write(cls, root: Path, coords: xr.Dataset) -> Iterator[LayerTemplate]:
+        """Write the coordinates into a folder in ``root`` that is there within the block."""
+        folder = root / f"template.tmp-{uuid.uuid4().hex}"
+        try:
+            write_group(coords, folder)
+            yield cls(folder, coords.sizes[PRESENTATION])
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def create(
+        self, path: Path, attrs: Mapping[str, Any], *, units: int, dtype: str, rows: int
+    ) -> None:
+        """Publish a layer without any values.
+
+        Args:
+            path: of the layer's group.
+            attrs: further attributes.
+            units: of the layer.
+            dtype: ``float32`` or ``float16``.
+            rows: stimuli a shard.
+        """
+        temporary = path.with_name(f"{path.name}.tmp-{uuid.uuid4().hex}")
+        fits = max(1, CHUNK_BYTES // (units * np.dtype(dtype).itemsize))
+        chunk_rows = max(n for n in range(1, rows + 1) if rows % n == 0 and n <= fits)
+        try:
+            shutil.copytree(self.folder, temporary)
+            group = zarr.open_group(temporary, mode="r+")
+            group.attrs.update(attrs)
+            group.create_array(
+                "response",
+                shape=(self.n_stimuli, units),
+                chunks=(chunk_rows, units),
+                shards=(rows, units),
+                dtype=dtype,
+                compressors=(Crc32cCodec(),),
+                fill_value=float("nan"),
+                dimension_names=(PRESENTATION, NEUROID),
+                attributes={"coordinates": f"{STIMULUS} repetition {IMAGE_HASH}"},
+            )
+            group.create_array(
+                "done",
+                shape=(-(-self.n_stimuli // rows),),
+                chunks=(1,),
+                dtype="uint8",
+                compressors=None,
+                fill_value=0,
+                dimension_names=("shard",),
+            )
+            temporary.rename(path)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 @dataclass
@@ -88,7 +116,7 @@ class GrowingLayer:
 
         Args:
             path: of the layer's group.
-            template: its coordinates, as given to `create_layer`, from which the fingerprint is
+            template: its coordinates, as given to `LayerTemplate`, from which the fingerprint is
                 summed while a new layer is written; without, the layer is read again at its end.
         """
         if not path.exists():

@@ -6,12 +6,14 @@ threads or its GPU; what a lost worker had goes to another one.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,7 @@ Item = TypeVar("Item")
 
 JOIN_S = 60.0  # until the first worker must be there
 LOOK_S = 0.5  # between two looks at which workers are alive
+RESULT_S = 10.0  # to fetch the result of a task that is done, which is small
 LOSSES = 3  # workers that one task may lose
 
 
@@ -189,61 +192,89 @@ def hand_out(
         RuntimeError: a task lost three workers, or they could not load what is shared.
         Exception: what a task raised; tasks that have not begun are given up.
     """
-    import distributed
+    from distributed import wait
+    from distributed.scheduler import KilledWorker
 
     dask: Any = client  # states no types
-    wait: Any = distributed.wait
+    wait_for: Any = wait
+    waiting, running = deque(items), dict[Any, tuple[Item, Seat]]()
+    losses: Counter[int] = Counter()
+    ranks: dict[str, int] = {}
+    sent: list[Any] | None = None
+    seen: set[str] = set()  # workers
+    alone_since = time.monotonic()
+
+    def give_back(future: Any) -> None:
+        """Put back what a lost worker had, whose results and copies of what is shared are gone."""
+        nonlocal sent
+        item, _ = running.pop(future)
+        future.cancel()
+        waiting.appendleft(item)
+        sent = None
+        losses[id(item)] += 1
+        if losses[id(item)] == LOSSES:
+            raise RuntimeError(
+                f"{LOSSES} workers were lost in the same task: the system may have ended them for"
+                " the memory they took, so allow each less (memory=)"
+            )
+
     try:
-        sent = [dask.scatter(value, hash=False) for value in shared]
+        while waiting or running:
+            for future in [one for one in running if one.status != "pending"]:
+                try:
+                    result = future.result(timeout=RESULT_S)
+                except KilledWorker:
+                    give_back(future)
+                except (CancelledError, TimeoutError):  # the result was lost with its worker
+                    if future.status == "error":
+                        raise
+                    give_back(future)
+                else:
+                    item, _ = running.pop(future)
+                    yield item, result
+            alive = client.scheduler_info()["workers"]
+            for future in [one for one, (_, seat) in running.items() if seat.address not in alive]:
+                give_back(future)
+            if not seen <= set(alive):
+                sent = None  # it may have held the only copy
+            seen = set(alive)
+            busy = {seat.address for _, seat in running.values()}
+            for address in [one for one in alive if one not in busy][: len(waiting)]:
+                seat = Seat(address, _rank(address, alive, ranks), alive[address]["nthreads"])
+                sent = sent or _send(client, shared)
+                if sent is None:
+                    break  # workers have changed meanwhile: look again
+                item = waiting.popleft()
+                future = client.submit(task, item, seat, *sent, workers=[address], pure=False)
+                running[future] = (item, seat)
+            if running:
+                alone_since = time.monotonic()
+                with contextlib.suppress(TimeoutError):
+                    wait_for(list(running), timeout=LOOK_S, return_when="FIRST_COMPLETED")
+            elif waiting and time.monotonic() - alone_since > JOIN_S:
+                raise ConnectionError(
+                    f"all workers of {_address(client)} are gone; what is finished is kept: start"
+                    " workers and run again"
+                )
+            elif waiting:
+                time.sleep(LOOK_S)
+    finally:
+        dask.cancel([*running, *(sent or [])])
+
+
+def _send(client: Client, shared: Sequence[Any]) -> list[Any] | None:
+    """Send what is shared to all workers; None where one of them was lost meanwhile."""
+    dask: Any = client
+    before = set(client.scheduler_info()["workers"])
+    try:
+        return [dask.scatter(value, hash=False, broadcast=True) for value in shared]
     except Exception as error:  # of the worker's unpickling, which may be any
+        if not before <= set(client.scheduler_info()["workers"]):
+            return None
         raise RuntimeError(
             f"a worker could not load what it was sent: {error}; the modules that define it have"
             " to be installed in the environment of the workers"
         ) from error
-    waiting, running = deque(items), dict[Any, tuple[Item, Seat]]()
-    losses: Counter[int] = Counter()
-    ranks: dict[str, int] = {}
-    alone_since = time.monotonic()
-    try:
-        while waiting or running:
-            alive = client.scheduler_info()["workers"]
-            for future, (item, seat) in list(running.items()):
-                if seat.address not in alive and not future.done():
-                    del running[future]
-                    future.cancel()
-                    waiting.appendleft(item)
-                    losses[id(item)] += 1
-                    if losses[id(item)] == LOSSES:
-                        raise RuntimeError(
-                            f"{LOSSES} workers were lost in the same task: the system may have"
-                            " ended them for the memory they took, so allow each less (memory=)"
-                        )
-            busy = {seat.address for _, seat in running.values()}
-            for address, about in alive.items():
-                if waiting and address not in busy:
-                    seat = Seat(address, _rank(address, alive, ranks), about["nthreads"])
-                    item = waiting.popleft()
-                    future = client.submit(task, item, seat, *sent, workers=[address], pure=False)
-                    running[future] = (item, seat)
-            if not running:
-                if time.monotonic() - alone_since > JOIN_S:
-                    raise ConnectionError(
-                        f"all workers of {_address(client)} are gone; what is finished is"
-                        " kept: start workers and run again"
-                    )
-                time.sleep(LOOK_S)
-                continue
-            alone_since = time.monotonic()
-            try:
-                done = wait(list(running), timeout=LOOK_S, return_when="FIRST_COMPLETED").done
-            except TimeoutError:
-                continue
-            for future in done:
-                item, _ = running.pop(future)
-                result = future.result()
-                yield item, result
-    finally:
-        dask.cancel([*running, *sent])
 
 
 def _rank(address: str, alive: dict[str, Any], ranks: dict[str, int]) -> int:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import zarr
 
-from repalign.activation_stores import GrowingLayer, create_layer
+from repalign.activation_stores import GrowingLayer, LayerTemplate
 from repalign.layer_list import described
 from repalign.memory import PeakMemory, available, resident, say_size
 from repalign.networks import Network
@@ -181,17 +181,17 @@ class RecordingRun:
         missing = [name for name in names if name not in grown]
         rows = self._plan(probe, missing).batch_size if missing else 0
         self._announce(names, probe, grown, rows, seconds_to_decode)
-        for name in missing:
-            shape = probe.outputs[name].shape or ()
-            template = coords.assign_attrs(layer=name, shape=list(shape))
-            if self.network.aligned_to is not None:
-                template.attrs[ALIGNED_TO] = self.network.aligned_to.model_dump(mode="json")
-            path = self.layer_path(name)
-            shutil.rmtree(path, ignore_errors=True)
-            create_layer(path, template, units=prod(shape), dtype=self.dtype, rows=rows)
-            made = GrowingLayer.open(path, coords)
-            assert made is not None
-            grown[name] = made
+        with LayerTemplate.write(self.root, coords) as template:
+            for name in missing:
+                path, shape = self.layer_path(name), probe.outputs[name].shape or ()
+                attrs: dict[str, Any] = {"layer": name, "shape": list(shape)}
+                if self.network.aligned_to is not None:
+                    attrs[ALIGNED_TO] = self.network.aligned_to.model_dump(mode="json")
+                shutil.rmtree(path, ignore_errors=True)
+                template.create(path, attrs, units=prod(shape), dtype=self.dtype, rows=rows)
+                made = GrowingLayer.open(path, coords)
+                assert made is not None
+                grown[name] = made
         return {name: grown[name] for name in names}
 
     def _announce(
