@@ -19,6 +19,7 @@ from repalign.cards import ModelCard, load_model_card, split_twin
 from repalign.clusters import open_client
 from repalign.evaluation import evaluating
 from repalign.features import read_features
+from repalign.layer_list import nothing_left
 from repalign.layer_names import EACH_TIME, parse_layer
 from repalign.memory import parse_size
 from repalign.metrics.calls import pick_device
@@ -157,14 +158,17 @@ def record(
     if not all(_is_finished(run.layer_path(name)) for name in names):
         with locked(run.root):
             todo = [name for name in names if not _is_finished(run.layer_path(name))]
-            if alone:
+            left_out: dict[str, str] = {}
+            if todo and alone:  # else another process made them meanwhile
                 with evaluating(model.module, where, memory_format=memory_format_of(where)):
-                    run.compute(todo, by_name=chosen, device=where)
+                    left_out = run.compute(todo, by_name=chosen, device=where)
             elif todo:
                 with open_client(workers=workers, scheduler=scheduler) as client:
-                    spread_recording(
+                    left_out = spread_recording(
                         run, todo, by_name=chosen, client=client, device=where, there=str(device)
                     )
+            if len(left_out) == len(names):
+                raise ValueError(nothing_left(model.name, left_out))
     return {
         name: open_activations(run.layer_path(name))
         for name in names

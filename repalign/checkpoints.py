@@ -57,12 +57,12 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             " safetensors.torch.save_file(network.state_dict(), 'weights.safetensors')"
         ) from error
     except Exception as error:  # a damaged file raises many types
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} holds no plain tensors, or is damaged: {reason}") from error
     for key in INSIDE:
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(map(_is_named_tensor, state.items())):
         raise ValueError(f"{path} holds no state dict: {_contents(state)}; expected named tensors")
     return cast(dict[str, Tensor], state)
 
@@ -79,7 +79,7 @@ def load_checkpoint(module: nn.Module, path: Path, *, called: str) -> None:
         called: the network's name in errors.
 
     Raises:
-        ValueError: tensors are missing, unexpected or of another shape; a few are named.
+        ValueError: tensors are missing, unexpected, or of another shape or kind; a few are named.
     """
     problem = ""
     for candidate in _renamed(read_checkpoint(path)):
@@ -101,6 +101,13 @@ def _misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
         for name, tensor in expected.items()
         if name in state and state[name].shape != tensor.shape
     ]
+    kinds = [
+        f"{name} {state[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in state and tensor.is_floating_point() and not state[name].is_floating_point()
+    ]
+    if kinds:  # integers of a quantised network would be taken as they are
+        return explain_misfit(missing=(), unexpected=(), other_shapes=(), other_kinds=kinds)
     same = {
         name: t
         for name, t in state.items()
@@ -115,7 +122,11 @@ def _misfit(module: nn.Module, state: Mapping[str, Tensor]) -> str:
 
 
 def explain_misfit(
-    *, missing: Iterable[str], unexpected: Iterable[str], other_shapes: Iterable[str]
+    *,
+    missing: Iterable[str],
+    unexpected: Iterable[str],
+    other_shapes: Iterable[str],
+    other_kinds: Iterable[str] = (),
 ) -> str:
     """How many tensors do not fit, with the names of a few.
 
@@ -124,7 +135,8 @@ def explain_misfit(
         '2 tensors are missing (fc.weight, fc.bias)'
     """
     parts = []
-    kinds = ("missing", missing), ("unexpected", unexpected), ("of another shape", other_shapes)
+    kinds = [("missing", missing), ("unexpected", unexpected)]
+    kinds += [("of another shape", other_shapes), ("of another kind", other_kinds)]
     for kind, names in kinds:
         listed = list(names)
         if listed:
@@ -144,8 +156,12 @@ def _renamed(state: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
         yield state
 
 
+def _is_named_tensor(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
 def _contents(state: Any) -> str:
     if not isinstance(state, Mapping):
         return f"a {type(state).__name__}"
-    bad = next(key for key, value in state.items() if not isinstance(value, Tensor))
+    bad = next(key for key, value in state.items() if not _is_named_tensor((key, value)))
     return f"{bad!r} is a {type(state[bad]).__name__}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 
 import torch
@@ -18,18 +19,22 @@ def evaluating(
 ) -> Iterator[None]:
     """A module in evaluation mode on the device, and afterwards as it was.
 
-    Channels last makes a pass faster, and gives the same numbers up to rounding.
+    Channels last makes a pass faster, and gives the same numbers up to rounding. What the module
+    keeps for itself in a pass can be trained through, unlike after ``torch.inference_mode``.
     """
     training = {part: part.training for part in module.modules()}
-    home = next((tensor.device for tensor in module.state_dict().values()), device)
-    module.eval().to(device)
-    lay_out(module, memory_format)
+    values = [(parameter, parameter.data) for parameter in module.parameters()]
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    home = next((tensor.device for tensor in tensors), device)
     try:
-        with torch.inference_mode():
+        module.eval().to(device)
+        lay_out(module, memory_format)
+        with torch.no_grad():
             yield
     finally:
         module.to(home)
-        lay_out(module, torch.contiguous_format)
+        for parameter, value in values:  # with their order in memory, and what they share
+            parameter.data = value
         for part, was in training.items():
             part.training = was
 

@@ -43,6 +43,7 @@ def stream(
         {'0': -6.0, '1': 0.0}
     """
     names = find_layers(module, layers)
+    failures: list[Exception] = []
 
     def hook(name: str, pick: LayerReader) -> Any:
         def hand_on(_module: nn.Module, _inputs: Any, output: Any) -> None:
@@ -54,13 +55,22 @@ def stream(
                 unreadable(name, error)
                 return
             if tensor is not None:
-                take(name, tensor)
+                try:
+                    take(name, tensor)
+                except Exception as error:
+                    failures.append(error)
+                    raise
 
         return hand_on
+
+    def end(*_: Any) -> None:
+        if failures:  # which the network caught
+            raise failures[0]
 
     with contextlib.ExitStack() as stack:
         for name, pick in stack.enter_context(layer_readers(module, names)).items():
             stack.callback(pick.part.register_forward_hook(hook(name, pick)).remove)
+        stack.callback(module.register_forward_hook(end).remove)
         yield
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from repalign.evaluation import evaluating
 from repalign.hooks import capture
+from repalign.layer_list import wrong_shape
 from repalign.metrics.calls import pick_device
 from repalign.networks import Network, find_layers
 from repalign.recording import ALIGNED_TO, make_activations
@@ -43,7 +46,8 @@ def layer_responses(
 
     Raises:
         TypeError: a bare module and stimuli that have to be preprocessed first.
-        ValueError: unknown layer, no images, or ids that do not fit.
+        ValueError: unknown layer, no images, ids that do not fit, a layer whose output is not
+            stimulus × unit or changes its shape, or an activation that is not finite.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
@@ -58,6 +62,8 @@ def layer_responses(
     if isinstance(stimuli, Tensor):
         if stimulus_id is not None and len(stimulus_id) != len(stimuli):
             raise ValueError(f"{len(stimulus_id)} stimulus ids for {len(stimuli)} images")
+        if not len(stimuli):
+            raise ValueError("there are no stimuli to show; give one or more")
         batches: Iterator[Tensor] = iter(torch.split(stimuli, batch_size))
         ids = stimulus_id
     elif not isinstance(network, Network):
@@ -72,6 +78,7 @@ def layer_responses(
         batches, ids = _preprocessed(network, shown, batch_size), shown.ids
     names = find_layers(module, layers)
     rows: dict[str, list[Tensor]] = {layer: [] for layer in names}
+    shapes: dict[str, tuple[int, ...]] = {}
     where = pick_device(device)
     with evaluating(module, where), capture(module, names) as seen:
         for batch in batches:
@@ -80,15 +87,34 @@ def layer_responses(
             for layer in names:
                 if layer not in seen:
                     raise ValueError(f"layer {layer!r} is not used in the forward pass")
-                rows[layer].append(seen[layer].float().cpu())
+                wrong = wrong_shape(seen[layer], len(batch), shapes.get(layer))
+                if wrong:
+                    raise ValueError(f"{name}, layer {layer!r} {wrong}")
+                shapes[layer] = tuple(seen[layer].shape[1:])
+                rows[layer].append(seen[layer].reshape(len(batch), -1).float().cpu())
     aligned_to = network.aligned_to if isinstance(network, Network) else None
     attrs = {} if aligned_to is None else {ALIGNED_TO: aligned_to.model_dump(mode="json")}
     return {
         layer: make_activations(
-            torch.cat(parts).flatten(1).numpy(), ids, name, layer, parts[0].shape[1:]
+            _finite(torch.cat(parts), ids, f"{name}, layer {layer}"),
+            ids,
+            name,
+            layer,
+            shapes[layer],
         ).assign_attrs(attrs)
         for layer, parts in rows.items()
     }
+
+
+def _finite(values: Tensor, ids: Sequence[str] | None, where: str) -> np.ndarray[Any, Any]:
+    """The values of a layer, after checking that all are finite."""
+    bad = (~values.isfinite().all(dim=1)).nonzero()
+    if len(bad):
+        row = int(bad[0])
+        name = f"{ids[row]!r}" if ids is not None else f"in row {row}"
+        raise ValueError(f"{where}: NaN or infinite activations for stimulus {name}")
+    found: np.ndarray[Any, Any] = values.numpy()
+    return found
 
 
 def _preprocessed(network: Network, stimuli: Stimuli, batch_size: int) -> Iterator[Tensor]:

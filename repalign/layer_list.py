@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -81,8 +82,9 @@ def list_layers(
     training = {part: part.training for part in module.modules()}
     try:
         module.eval()
-        home = next((tensor.device for tensor in module.state_dict().values()), images.device)
-        with torch.inference_mode():
+        tensors = itertools.chain(module.parameters(), module.buffers())
+        home = next((tensor.device for tensor in tensors), images.device)
+        with torch.no_grad():  # what a network keeps for itself in a pass can be trained through
             outputs = run_once(network, images.to(home), list(modules))
     finally:
         for part, was in training.items():
@@ -133,8 +135,8 @@ def run_once(
     with stream(network.module, layers, look, unreadable=complain):
         try:
             network.module(images)
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a network raises what it likes
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise ValueError(
                 f"{network.name} failed on an input of shape {tuple(images.shape)}: {reason}"
             ) from error
@@ -146,14 +148,27 @@ def described(name: str, problem: str) -> str:
     return problem if problem.startswith("layer ") else f"layer {name!r} {problem}"
 
 
+def problems(outputs: Mapping[str, LayerOutput]) -> dict[str, str]:
+    """Layers that cannot be recorded, and why."""
+    return {name: described(name, one.problem) for name, one in outputs.items() if one.problem}
+
+
+def nothing_left(model: str, left_out: Mapping[str, str]) -> str:
+    """An error about layers that are all left out, with the first one's reason."""
+    first = next(iter(left_out.values()))
+    return f"{model} has no layer among these that can be recorded: {first}"
+
+
 def wrong_shape(output: Tensor, n_stimuli: int, shape: tuple[int, ...] | None = None) -> str:
-    """Why an output is not stimulus × unit; empty where it is.
+    """Why an output is not stimulus × unit of real numbers; empty where it is.
 
     Args:
         output: of a layer.
         n_stimuli: in the batch.
         shape: of one stimulus, where that is known.
     """
+    if output.is_complex() or output.is_quantized or output.layout != torch.strided:
+        return f"gives {output.dtype} numbers ({output.layout}); expected real, dense ones"
     fits = output.ndim > 0 and len(output) == n_stimuli and output.numel() > 0
     if fits and (shape is None or tuple(output.shape[1:]) == shape):
         return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -170,6 +171,8 @@ def layer_readers(module: nn.Module, names: Sequence[str]) -> Iterator[dict[str,
             reader.end()
 
     with contextlib.ExitStack() as stack:
+        if "torch._dynamo" in sys.modules:  # compiled code would skip hooks, or keep them
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if counting:
             stack.callback(module.register_forward_pre_hook(begin).remove)
             stack.callback(module.register_forward_hook(end).remove)

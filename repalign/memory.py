@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import threading
 from types import TracebackType
@@ -22,7 +23,7 @@ SIZES = {
 }
 
 
-def parse_size(size: str | int) -> int:
+def parse_size(size: str | float) -> int:
     """Return a size in bytes, given as such or in words.
 
     Raises:
@@ -32,8 +33,8 @@ def parse_size(size: str | int) -> int:
         >>> parse_size("4GB"), parse_size("1.5 MiB"), parse_size(1000)
         (4000000000, 1572864, 1000)
     """
-    if isinstance(size, int):
-        value = size
+    if not isinstance(size, str):
+        value = int(size) if math.isfinite(size) else 0
     else:
         match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
         if match is None or match[2].upper() not in SIZES:

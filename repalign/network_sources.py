@@ -99,8 +99,9 @@ def _build(card: ModelCard) -> nn.Module:
     build = import_code(card, card.source, "source")
     try:
         built = build()
-    except TypeError as error:
-        raise ValueError(f"card {card.path}: source = {card.source!r} failed: {error}") from error
+    except Exception as error:  # whatever the user's function raises
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ValueError(f"card {card.path}: source = {card.source!r} failed: {reason}") from error
     if not isinstance(built, nn.Module):
         raise TypeError(
             f"card {card.path}: {card.source} gave a {type(built).__name__}, no nn.Module"

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from repalign.cards import AlignedTo, ModelCard, Preprocessing, load_model_card, split_twin
 from repalign.layer_names import EACH_TIME, LayerName, parse_layer
@@ -56,8 +57,18 @@ class Network:
         digest.update(self.preprocessing.model_dump_json().encode())
         digest.update(repr(self.visual_degrees).encode())
         for name, tensor in self.module.state_dict().items():
+            if not isinstance(tensor, Tensor):  # extra state of a module
+                digest.update(f"{name}{tensor!r}".encode())
+                continue
+            if is_lazy(tensor) or tensor.is_meta:
+                raise ValueError(
+                    f"{self.name}: {name} has no values yet; load them, or run the network once"
+                    " on an input where its layers are lazy"
+                )
             digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(
+                tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+            )
         return f"sha256:{digest.hexdigest()}"
 
 
@@ -204,6 +215,10 @@ def find_layers(
             matches = [name for name in names if name == pattern.module]
             matches = matches or fnmatch.filter(names, pattern.module)
         if not matches:
+            shared = dict(module.named_modules(remove_duplicate=False)).get(pattern.module)
+            if shared is not None:
+                first = next(name for name, part in module.named_modules() if part is shared)
+                raise ValueError(f"layer {pattern.module!r} is the same module as {first!r}")
             near = difflib.get_close_matches(pattern.module, names, n=5, cutoff=0.3)
             hint = (
                 f"near matches: {', '.join(near)}" if near else f"there are {', '.join(names[:8])}"

@@ -20,7 +20,7 @@ import torch
 import zarr
 
 from repalign.activation_stores import GrowingLayer, LayerTemplate
-from repalign.layer_list import described
+from repalign.layer_list import LayerOutput, problems
 from repalign.memory import PeakMemory, available, resident, say_size
 from repalign.networks import Network
 from repalign.recording import (
@@ -90,8 +90,8 @@ class RecordingRun:
 
     def compute(
         self, layers: Sequence[str], *, by_name: Sequence[str], device: torch.device
-    ) -> None:
-        """Record layers that are not finished.
+    ) -> dict[str, str]:
+        """Record layers that are not finished, and return why some are left out.
 
         Args:
             layers: their names; the network is on the device, in evaluation mode.
@@ -102,6 +102,7 @@ class RecordingRun:
             probe, grown = self.begin(layers, by_name=by_name, device=device)
             for same in by_rows(grown):
                 self.finish(same, self.show(same, probe, missing_shards(same), device))
+        return problems(probe.outputs)
 
     @contextlib.contextmanager
     def disk_errors(self) -> Iterator[None]:
@@ -123,23 +124,22 @@ class RecordingRun:
         image = decode_batch(self.network, self.stimuli, 0, 1)
         seconds_to_decode = time.perf_counter() - begin
         probe = probe_network(self.network, to_device(image, device), layers, cap=self.memory)
-        names = self._recordable(probe, layers, by_name)
+        left_out = self.left_out(probe.outputs, by_name)
+        names = [name for name in layers if name not in left_out]
         return probe, self._prepare(names, probe, seconds_to_decode) if names else {}
 
-    def _recordable(self, probe: Probe, layers: Sequence[str], by_name: Sequence[str]) -> list[str]:
-        wrong = {name: probe.outputs[name].problem for name in layers}
-        left_out = [name for name in layers if wrong[name]]
-        for name in left_out:
+    def left_out(
+        self, outputs: Mapping[str, LayerOutput], by_name: Sequence[str]
+    ) -> dict[str, str]:
+        """Layers that cannot be recorded, and why; an error where one was asked for by name."""
+        wrong = problems(outputs)
+        for name, problem in wrong.items():
             if name in by_name:
-                raise ValueError(f"{self.network.name}, {described(name, wrong[name])}")
-        if left_out:
-            self._say(
-                f"{len(left_out)} layers are left out, such as this:"
-                f" {described(left_out[0], wrong[left_out[0]])}"
-            )
-        if len(left_out) == len(layers):
-            raise ValueError(f"{self.network.name} has no layer among these that can be recorded")
-        return [name for name in layers if not wrong[name]]
+                raise ValueError(f"{self.network.name}, {problem}")
+        if wrong:
+            first = next(iter(wrong.values()))
+            self._say(f"{len(wrong)} layers are left out, such as this: {first}")
+        return wrong
 
     def _plan(self, probe: Probe, layers: Sequence[str], rows: int | None = None) -> Plan:
         """The plan for new shards, or for shards of some rows."""

@@ -17,6 +17,7 @@ import torch
 from repalign.activation_stores import GrowingLayer
 from repalign.clusters import Seat, hand_out
 from repalign.evaluation import evaluating
+from repalign.layer_list import problems
 from repalign.metrics.calls import pick_device
 from repalign.progress import track
 from repalign.recording_pass import decode_batch, to_device
@@ -38,8 +39,8 @@ def spread_recording(
     client: Client,
     device: torch.device,
     there: str,
-) -> None:
-    """Record layers that are not finished, on the workers of a cluster.
+) -> dict[str, str]:
+    """Record layers that are not finished, on the workers of a cluster, and say what is left out.
 
     Args:
         run: whose network is on the device of this process, where it is tried.
@@ -71,6 +72,7 @@ def spread_recording(
                     next(sealing)
             if measured:
                 run.say_used(measured)
+    return problems(probe.outputs)
 
 
 def cut_spans(shards: Sequence[int], seconds: float, *, workers: int) -> list[tuple[int, ...]]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from repalign.memory import say_size
+from repalign.metrics.rotation import BLOCK_UNITS
 
 PIECE_BYTES = 128 << 20  # larger pieces are no faster
 AHEAD = 2  # pieces in memory: one is multiplied while the next is read
@@ -136,7 +137,11 @@ def plan_passes(
         pieces = (
             1 if count <= n_stimuli + 1 else -(-count // most)
         )  # few units are kept as they are
-        edges = [round(count * i / pieces) for i in range(pieces + 1)]
+        if most >= BLOCK_UNITS:  # sums of whole blocks are the same to the bit in other pieces
+            step = most // BLOCK_UNITS * BLOCK_UNITS
+            edges = [*range(0, count, step), count] if pieces > 1 else [0, count]
+        else:
+            edges = [round(count * i / pieces) for i in range(pieces + 1)]
         for start, stop in pairwise(edges):
             size = (stop - start) * column
             if size > left and passes[-1]:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from repalign.activations import open_activations
 from repalign.evaluation import evaluating
+from repalign.layer_list import nothing_left, run_once, wrong_shape
 from repalign.layer_streams import LayerTrace, stream_layers, trace_layers
 from repalign.memory import PeakMemory, give_back, resident, say_size
 from repalign.metrics.rotation import GramSum, rotate_gram
@@ -59,24 +60,37 @@ class RotatedRun:
         kind = "rotated" if self.precision == "float32" else f"rotated-{self.precision}"
         return whole.with_name(f"{whole.stem}--{kind}.zarr")
 
-    def layers(self, names: Sequence[str]) -> dict[str, xr.Dataset]:
-        """The layers, after computing those that are not there."""
+    def layers(self, names: Sequence[str], *, by_name: Sequence[str]) -> dict[str, xr.Dataset]:
+        """The layers, after computing those that are not there.
+
+        Those that cannot be rotated are left out, unless they were asked for ``by_name``.
+        """
+        left_out: dict[str, str] = {}
         if any(read_manifest(self.root / name) is None for name in names):
             with locked(self.root):
                 todo = [name for name in names if read_manifest(self.root / name) is None]
                 if todo:
-                    self._compute(todo)
-        return {name: open_activations(self.root / name) for name in names}
+                    left_out = self._compute(todo, by_name)
+            if len(left_out) == len(names):
+                raise ValueError(nothing_left(self.recorded.network.name, left_out))
+        return {n: open_activations(self.root / n) for n in names if n not in left_out}
 
-    def _compute(self, names: Sequence[str]) -> None:
+    def _compute(self, names: Sequence[str], by_name: Sequence[str]) -> dict[str, str]:
         network = self.recorded.network
         spent: dict[str, float] = {}
-        zarr.open_group(self.root, mode="a", zarr_format=3)
+        try:
+            zarr.open_group(self.root, mode="a", zarr_format=3)
+        except OSError as error:
+            raise OSError(f"could not write {self.root}: {error.strerror or error}") from error
         with (
             PeakMemory() as peak,
             evaluating(network.module, self.device),
             scratch_folder(self.scratch) as folder,
         ):
+            left_out = self._left_out(names, by_name)
+            names = [name for name in names if name not in left_out]
+            if not names:
+                return left_out
             traces, plan = self._plan(names, folder)
             files = PieceFiles(folder, n_stimuli=plan.n_stimuli)
             total: GramSum | None = None
@@ -93,6 +107,13 @@ class RotatedRun:
         if self.progress:
             parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent.items())
             print(f"{network.name}: {parts}; memory {say_size(peak.peak)}", file=sys.stderr)
+        return left_out
+
+    def _left_out(self, names: Sequence[str], by_name: Sequence[str]) -> dict[str, str]:
+        """Layers that cannot be rotated, and why, from a first pass that prepares the network."""
+        network, stimuli = self.recorded.network, self.recorded.stimuli
+        images = decode_batch(network, stimuli, 0, min(2, len(stimuli))).to(self.device)
+        return self.recorded.left_out(run_once(network, in_fast_order(images), names), by_name)
 
     def _plan(self, names: Sequence[str], folder: Path) -> tuple[dict[str, LayerTrace], Plan]:
         """Run a few stimuli for the sizes of the layers, and say what all will take."""
@@ -101,19 +122,8 @@ class RotatedRun:
         batch = decode_batch(network, self.recorded.stimuli, 0, min(PROBE, n_stimuli))
         decoding = (time.perf_counter() - begin) / len(batch)
         batch = in_fast_order(batch.to(self.device))
-        try:
-            trace_layers(network.module, names, batch[:1])  # what happens once only is behind it
-            with PeakMemory(interval=PROBE_INTERVAL_S) as least:
-                used = trace_layers(network.module, names, batch[:1])
-        except (RuntimeError, ValueError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            shape = tuple(batch[:1].shape)
-            raise ValueError(
-                f"{network.name} failed on an input of shape {shape}: {reason}"
-            ) from error
-        unused = [name for name in names if name not in used]
-        if unused:
-            raise ValueError(f"layer {unused[0]!r} is not used in the forward pass")
+        with PeakMemory(interval=PROBE_INTERVAL_S) as least:
+            trace_layers(network.module, names, batch[:1])
         with PeakMemory(interval=PROBE_INTERVAL_S) as most:
             traces = trace_layers(network.module, names, batch)
         more = (most.peak - least.peak) // max(1, len(batch) - 1)
@@ -203,16 +213,12 @@ class RotatedRun:
         self, output: Tensor, layer: str, start: int, count: int, trace: LayerTrace
     ) -> Tensor:
         """A layer's output as stimulus × unit; the order of units that will be rotated is free."""
-        expected = (count, *trace.shape)
-        if tuple(output.shape) != expected:
-            raise ValueError(
-                f"{self.recorded.network.name}, layer {layer}: output of shape"
-                f" {tuple(output.shape)} where {expected} was expected: the first axis must be the"
-                " stimuli, and the rest the same for each"
-            )
+        wrong = wrong_shape(output, count, trace.shape)
+        if wrong:
+            raise ValueError(f"{self.recorded.network.name}, layer {layer!r} {wrong}")
         if output.ndim == 4 and self._rotates(trace):  # channels last: as it lies in memory
             output = output.movedim(1, -1)
-        flat = output.flatten(1)
+        flat = output.flatten(1).float()
         if not bool(flat.sum().isfinite()):
             bad = (~flat.isfinite().all(dim=1)).nonzero()
             if len(bad):

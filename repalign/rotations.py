@@ -92,7 +92,7 @@ def rotated_layers(
     folder = local_folder(to)
     prints = {"network": model.fingerprint(), "stimuli": images.fingerprint()}
     run = RotatedRun(
-        RecordingRun(model, images, dataset, prints, folder),
+        RecordingRun(model, images, dataset, prints, folder, progress=progress),
         memory=parse_size(memory),
         scratch=folder if scratch is None else Path(scratch),
         scratch_size=None if scratch_size is None else parse_size(scratch_size),
@@ -101,4 +101,4 @@ def rotated_layers(
         device=pick_device(device),
         progress=progress,
     )
-    return run.layers(names)
+    return run.layers(names, by_name=chosen)

@@ -214,9 +214,11 @@ def images_of(shown: xr.Dataset | Stimuli) -> Stimuli:
     """The images of a recording's stimuli, in the order of their first presentation.
 
     Raises:
-        ValueError: the recording came without images.
+        ValueError: the recording came without images, or there are no stimuli.
     """
     if isinstance(shown, Stimuli):
+        if not len(shown):
+            raise ValueError("there are no stimuli to show; give one or more")
         return shown
     refuse_continuous(shown, "showing images to a network")
     images, wanted = open_stimuli(shown), stimulus_ids(shown)

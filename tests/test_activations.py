@@ -132,7 +132,7 @@ def test_second_run_computes_nothing(
 
     monkeypatch.setattr(Small, "forward", fail)
     record(network, stimuli=stimuli, layers=["conv1"], progress=False)
-    with pytest.raises(AssertionError, match="was run"):
+    with pytest.raises(ValueError, match="was run"):
         record(network, stimuli=stimuli, layers=["conv2"], progress=False)
 
 

@@ -427,6 +427,28 @@ def test_bad_replays_are_one_clear_error():
         replay(cartpole(), np.full((2, 4), np.nan))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: torch.complex(x, x), "layer 'odd' gives torch.complex64 numbers"),
+        (lambda x: x[:, : len(x)], r"layer 'odd' gives an output of shape \(1, 1\) .* rest \(2,\)"),
+        (lambda x: x.sum(), r"layer 'odd' gives an output of shape \(\)"),
+        (lambda x: x / 0, "layer odd: NaN or infinite activations for step 0"),
+    ],
+)
+def test_a_layer_that_is_not_step_by_real_unit_is_one_clear_error(change, message):
+    agent = cartpole()
+
+    class Odd(torch.nn.Module):
+        def forward(self, x):
+            return change(x)
+
+    agent.module.add_module("odd", Odd())
+    agent.module.register_forward_pre_hook(lambda module, inputs: (module.odd(*inputs), None)[1])
+    with pytest.raises(ValueError, match=message):
+        replay(agent, np.ones((3, 4)), layers="odd", batch_size=2, device="cpu")
+
+
 KNOWN = {
     "ppo_cartpole": (500, 0.01),
     "a2c_cartpole": (500, 0.01),

@@ -477,6 +477,10 @@ def test_safetensors_come_first_where_the_suffix_is_left_out(tmp_path: Path) -> 
         load_network(write_card(tmp_path, wrong, weights="net"))
     with pytest.raises(FileNotFoundError, match="no file .*other.pth"):
         load_network(write_card(tmp_path, 'source = "lab_small_nets:build"', weights="other.pth"))
+    (tmp_path / "lab_failing_net.py").write_text("def build():\n    return {}['weights']\n")
+    card = write_card(tmp_path, 'source = "lab_failing_net:build"', weights="package")
+    with pytest.raises(ValueError, match="source = 'lab_failing_net:build' failed: KeyError: 'we"):
+        load_network(card)
 
 
 @pytest.mark.parametrize(
@@ -536,6 +540,15 @@ def change(**tensors: Tensor | None) -> dict[str, Tensor]:
             r"8 tensors are missing \(0.weight, 0.bias, 1.weight, …\); 1 tensor",
         ),
         ({"x": {"y": torch.ones(1)}}, "holds no state dict: 'x' is a dict"),
+        (
+            change(**{"0_weight": torch.ones(4, 3, dtype=torch.int8)}),
+            r"1 tensor is of another kind \(0.weight torch.int8, expected torch.float32\)$",
+        ),
+        (
+            change(**{"0_bias": torch.ones(4, dtype=torch.complex64)}),
+            r"1 tensor is of another kind \(0.bias torch.complex64, expected torch.float32\)$",
+        ),
+        ({1: torch.ones(1)}, "holds no state dict: 1 is a Tensor; expected named tensors"),
         ([torch.ones(1)], "holds no state dict: a list"),
     ],
 )
@@ -550,6 +563,9 @@ def test_a_checkpoint_with_wrong_keys_is_one_error(
 def test_pickled_code_and_whole_networks_are_refused_with_the_remedy(tmp_path: Path) -> None:
     torch.save(small(), tmp_path / "whole.pth")
     (tmp_path / "garbage.pt").write_bytes(b"garbage")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    with pytest.raises(ValueError, match="or is damaged: EOFError"):
+        read_checkpoint(tmp_path / "empty.pt")
     (tmp_path / "garbage.safetensors").write_bytes(b"garbage")
     for name in ("whole.pth", "garbage.pt"):
         with pytest.raises(ValueError, match="never run. Save the tensors alone") as caught:

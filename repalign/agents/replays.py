@@ -25,6 +25,7 @@ from repalign.agents.traces import (
 )
 from repalign.evaluation import evaluating
 from repalign.hooks import capture
+from repalign.layer_list import wrong_shape
 from repalign.metrics.calls import pick_device
 from repalign.networks import find_layers
 from repalign.progress import track
@@ -136,17 +137,16 @@ class _Pass:
                 if not rows:
                     rows = self._room(seen, count, len(block))
                 for name in self.layers:
-                    rows[name][start : start + len(block)] = self._values(seen[name], name, block)
+                    part = rows[name][start : start + len(block)]
+                    part[...] = self._values(seen[name], name, start, part.shape)
         return rows, {key: torch.cat(parts) for key, parts in outputs.items()}
 
     def _room(self, seen: dict[str, Tensor], count: int, rows: int) -> dict[str, Array]:
         """Arrays for all steps, unless they cannot fit in memory."""
         for name in self.layers:
-            if seen[name].ndim < 1 or len(seen[name]) != rows:
-                raise ValueError(
-                    f"{self.agent.name}, layer {name}: output of shape {tuple(seen[name].shape)}"
-                    f" for {rows} observations; the first axis must be the observations"
-                )
+            wrong = wrong_shape(seen[name], rows)
+            if wrong:
+                raise ValueError(f"{self.agent.name}, layer {name!r} {wrong}")
         size = sum(4 * count * seen[name][0].numel() for name in self.layers)
         if size > MEMORY_BYTES:
             raise ValueError(
@@ -156,12 +156,17 @@ class _Pass:
         shapes = {name: (count, *seen[name].shape[1:]) for name in self.layers}
         return {name: np.empty(shape, dtype=np.float32) for name, shape in shapes.items()}
 
-    def _values(self, output: Tensor, name: str, block: Array) -> Array:
+    def _values(self, output: Tensor, name: str, start: int, shape: tuple[int, ...]) -> Array:
+        """A layer's output for the steps from ``start`` on."""
+        wrong = wrong_shape(output, shape[0], shape[1:])
+        if wrong:
+            raise ValueError(f"{self.agent.name}, layer {name!r} {wrong}")
         values: Array = output.float().cpu().numpy()
-        if len(values) != len(block) or not np.isfinite(values).all():
+        finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
+        if not finite.all():
+            step = start + int(np.argmin(finite))
             raise ValueError(
-                f"{self.agent.name}, layer {name}: values of shape {values.shape} for {len(block)}"
-                " observations, or some that are NaN or infinite"
+                f"{self.agent.name}, layer {name}: NaN or infinite activations for step {step}"
             )
         return values
 

@@ -36,6 +36,8 @@ VERBS = (
     instruments.verify,
 )
 
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
 app = typer.Typer(
     help="Compare brains with neural networks.",
     no_args_is_help=True,
@@ -80,9 +82,10 @@ def main() -> None:
         warnings.showwarning = _say
     try:
         app()
-    except KeyboardInterrupt:
-        print("stopped; a second run goes on where this one was", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            print("stopped; a second run goes on where this one was", file=sys.stderr)
+        raise
     except Exception as error:  # the one place where every error ends
         if debug:
             traceback.print_exc()
