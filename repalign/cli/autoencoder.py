@@ -171,7 +171,8 @@ def autoencoder(
     own = autoencoder_features(
         found, activations, pool=way, to=files[1], overwrite=overwrite or goes_on, device=device
     )
-    matches, best = None, []
+    matches = None
+    best: list[dict[str, Any]] = []
     if brain is not None:
         matches = match_features(
             own, brain, permutations=permutations, signed=kind is not Kind.pca, device=device

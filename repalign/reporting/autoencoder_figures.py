@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,8 +26,6 @@ NETWORK_LINES: dict[str, Any] = {"trained": "-", "untrained": (0, (2, 1.5))}
 
 def training_figure(trained: TrainedAutoencoder) -> Figure:
     """Draw the loss, and active and dead features, against the step."""
-    from matplotlib.ticker import LogFormatter
-
     fig, axes = blank_figure(1, 2, height=2.2)
     steps = [row["step"] for row in trained.history]
     loss, count = axes[0]
@@ -36,15 +33,17 @@ def training_figure(trained: TrainedAutoencoder) -> Figure:
     if trained.report.held_out is not None:
         unseen = [row["held_out_loss"] for row in trained.history]
         loss.plot(steps, unseen, color=HELD_OUT, label="held-out stimuli")
-    loss.set_yscale("log")
-    loss.yaxis.set_major_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
-    loss.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(2, 0.5)))
+    values = [value for line in loss.lines for value in line.get_ydata()]
+    if max(values) > 20 * min(values) > 0:
+        loss.set_yscale("log")
+        loss.yaxis.set_major_formatter("{x:g}")
+        loss.yaxis.set_minor_formatter("")
     loss.set_ylabel("loss", fontsize=SMALL)
     for name, label, colour in (("l0", "active in a sample", TRAIN), ("dead", "dead", "#000000")):
         count.plot(steps, [row[name] for row in trained.history], color=colour, label=label)
     count.set_yscale("symlog", linthresh=1)
     count.yaxis.set_major_formatter("{x:g}")
-    count.set_ylim(bottom=0)
+    count.set_ylim(bottom=-0.2)  # so that a line of zeros is seen
     count.set_ylabel("features", fontsize=SMALL)
     for ax in axes[0]:
         ax.set_xlabel("step", fontsize=SMALL)
@@ -119,7 +118,8 @@ def _draw_held_out(ax: Axes, matches: Matches) -> None:
 def overlap_figure(study: FeatureStudy) -> Figure:
     """Draw how alike the directions of seeds are, and those of seeds and components."""
     fig, axes = blank_figure(1, 1, height=2.3, width=5.2)
-    ax, names = axes[0, 0], []
+    ax = axes[0, 0]
+    names: list[str] = []
     for network in NETWORK_LINES:
         for against in ("other seeds", "principal components"):
             pairs = [
@@ -147,7 +147,8 @@ def overlap_figure(study: FeatureStudy) -> Figure:
 def area_figure(study: FeatureStudy, area: str) -> Figure:
     """Draw each neuroid's held-out correlation, best first, for all kinds of features."""
     fig, axes = blank_figure(1, 1, height=2.5, width=5.2)
-    ax, looks = axes[0, 0], {}
+    ax = axes[0, 0]
+    looks: dict[str, dict[str, Any]] = {}
     for (where, label), found in study.matches.items():
         if where != area:
             continue
@@ -161,12 +162,8 @@ def area_figure(study: FeatureStudy, area: str) -> Figure:
     ax.set_xlabel("neuroids, best first (%)", fontsize=SMALL)
     ax.set_ylabel("held-out correlation\nwith the best match", fontsize=SMALL)
     ax.set_title(shown(area or "all neuroids"), fontsize=SMALL)
-    _ordered(fig, looks)
-    return fig
-
-
-def _ordered(fig: Figure, looks: Mapping[str, Mapping[str, Any]]) -> None:
     legend_below(fig, dict(sorted(looks.items())))
+    return fig
 
 
 def population_name(network: str, kind: str) -> str:

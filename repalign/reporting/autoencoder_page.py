@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -182,11 +182,11 @@ def _reconstruction_html(trained: TrainedAutoencoder) -> str:
 def _best_html(neuroids: Matches) -> str:
     rows = best_matched(neuroids, SHOWN)
     n = int(neuroids.defined.sum())
-    which = f"The {len(rows)} of {n}" if n > len(rows) else f"All {n}"
-    return table_html(rows, MATCHES, f"{which} neuroids, those that are matched best first")
+    which = f"{len(rows)} of {n}" if n > len(rows) else f"All {n}"
+    return table_html(rows, MATCHES, f"{which} neuroids, the best matched first")
 
 
-def best_matched(neuroids: Matches, most: int) -> list[Mapping[str, Any]]:
+def best_matched(neuroids: Matches, most: int) -> list[dict[str, Any]]:
     """Rows of the neuroids with the highest held-out correlations."""
     known = [row for row in neuroids.rows() if row["held_out"] is not None]
     return sorted(known, key=lambda row: -row["held_out"])[:most]

@@ -30,9 +30,8 @@ OVERLAP = {
 POPULATIONS = {
     "population": "Features", "seed": "Seed", "features": "Number",
     "explained_variance": "Explained variance", "l0": "Active a sample",
-    "neuroids_held_out": "Held-out r of neuroids", "neuroids_held_out_p": "p",
-    "neuroids_certain": "Neuroids named", "neuroids_matched": "Of",
-    "features_held_out": "Held-out r of features",
+    "neuroids_held_out": "Neuroids' held-out r", "neuroids_held_out_p": "p",
+    "neuroids_certain": "Neuroids named", "features_held_out": "Features' held-out r",
 }  # fmt: skip
 HOW_OVERLAP = (
     "Cosine of each living direction with its nearest in the other autoencoder, averaged (Nearest),"
@@ -100,13 +99,20 @@ def write_feature_study_report(
             " one line a seed.",
         )
         own = [row for row in rows if row["area"] == area]
-        table = table_html(own, POPULATIONS, "The same matching for all sets of features")
+        n = own[0]["neuroids_matched"]
+        table = table_html(own, POPULATIONS, f"The same matching of {n} neuroids to each set")
         heading = f"Matches with {area or 'the recording'}"
         sections.append(Section(heading, figure + table + text_html(HOW_MATCHES)))
     if command:
         sections.append(Section("How to reproduce", code_html(command)))
-    called = next(iter(study.autoencoders.values())).source["called"]
-    html = page(title or f"Sparse features of {called}, judged", sections)
+    first = next(iter(study.autoencoders.values()))
+    called = first.source["called"]
+    found = next(iter(study.matches.values()))
+    subtitle = (
+        f"{first.settings.name} beside its controls; {found.n_stimuli} stimuli,"
+        f" {found.permutations} permutations"
+    )
+    html = page(title or f"Sparse features of {called}, judged", sections, subtitle=subtitle)
     folder = Path(out)
     kept = {"rows": _strict(study.rows), "overlaps": _strict(study.overlaps)}
     write_file(folder / "study.json", json.dumps(kept, indent=1, allow_nan=False) + "\n")
@@ -169,8 +175,8 @@ def _area_summary(rows: Sequence[dict[str, Any]], area: str) -> str:
         verdict = f"Permuted stimuli give as much (p up to {p_text(max(p))}): there is no match."
     elif behind:
         verdict = (
-            f"Not every seed is ahead of {', '.join(behind)}: the matches do not speak for sparse"
-            " features."
+            f"Not every seed is ahead of {' and '.join(behind)}: the matches do not speak for"
+            " sparse features."
         )
     else:
         verdict = (
