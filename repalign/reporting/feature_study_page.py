@@ -30,8 +30,8 @@ OVERLAP = {
 POPULATIONS = {
     "population": "Features", "seed": "Seed", "features": "Number",
     "explained_variance": "Explained variance", "l0": "Active a sample",
-    "neuroids_held_out": "Neuroids' held-out r", "neuroids_held_out_p": "p",
-    "neuroids_certain": "Neuroids named", "features_held_out": "Features' held-out r",
+    "neuroids_held_out": "Neuroids' r", "neuroids_held_out_p": "p",
+    "neuroids_certain": "Neuroids named", "features_held_out": "Features' r",
 }  # fmt: skip
 HOW_OVERLAP = (
     "Cosine of each living direction with its nearest in the other autoencoder, averaged (Nearest),"
@@ -41,11 +41,11 @@ HOW_OVERLAP = (
     " cosine with them says that the features are little more than components."
 )
 HOW_MATCHES = (
-    "Held-out r is the median correlation with the best match, on stimuli that did not choose it;"
+    "Neuroids' r, and features' r, is the median correlation with the best match, on stimuli that did not choose it;"
     " p compares it to permuted stimuli. Neuroids named have a best feature beyond what the best of"
     " all pairs reaches by chance (family-wise p of 0.05 or less). All match by |r|, so that"
     " components, whose sign says nothing, are on a par. A larger set of features has more to"
-    " choose from: held-out r is fair to that, r is not."
+    " choose from: held-out correlations are fair to that."
 )
 
 
@@ -100,7 +100,9 @@ def write_feature_study_report(
         )
         own = [row for row in rows if row["area"] == area]
         n = own[0]["neuroids_matched"]
-        table = table_html(own, POPULATIONS, f"The same matching of {n} neuroids to each set")
+        table = table_html(
+            own, POPULATIONS, f"The same matching of {n} neuroids to each set; held-out r"
+        )
         heading = f"Matches with {area or 'the recording'}"
         sections.append(Section(heading, figure + table + text_html(HOW_MATCHES)))
     if command:
