@@ -41,11 +41,11 @@ HOW_OVERLAP = (
     " cosine with them says that the features are little more than components."
 )
 HOW_MATCHES = (
-    "Neuroids' r, and features' r, is the median correlation with the best match, on stimuli that did not choose it;"
-    " p compares it to permuted stimuli. Neuroids named have a best feature beyond what the best of"
-    " all pairs reaches by chance (family-wise p of 0.05 or less). All match by |r|, so that"
-    " components, whose sign says nothing, are on a par. A larger set of features has more to"
-    " choose from: held-out correlations are fair to that."
+    "Neuroids' r and features' r are median correlations with the best match, on stimuli that did"
+    " not choose it; p compares that of neuroids to permuted stimuli. Neuroids named have a best"
+    " feature beyond what the best of all pairs reaches by chance (family-wise p of 0.05 or less)."
+    " All match by |r|, so that components, whose sign says nothing, are on a par. A larger set of"
+    " features has more to choose from: held-out correlations are fair to that."
 )
 
 
@@ -100,9 +100,8 @@ def write_feature_study_report(
         )
         own = [row for row in rows if row["area"] == area]
         n = own[0]["neuroids_matched"]
-        table = table_html(
-            own, POPULATIONS, f"The same matching of {n} neuroids to each set; held-out r"
-        )
+        caption = f"The same matching of {n} neuroids to each set; r is held out"
+        table = table_html(own, POPULATIONS, caption)
         heading = f"Matches with {area or 'the recording'}"
         sections.append(Section(heading, figure + table + text_html(HOW_MATCHES)))
     if command:
