@@ -4,7 +4,8 @@ A small network learns digits. The simulated recording reads out *another* netwo
 same task from other first weights: neuroids of the area "sparse" each follow one feature of that
 network's autoencoder, neuroids of the area "dense" each follow a random mixture of all its units.
 So the truth is known: only in "sparse" is there one feature a neuroid to be found, and only by
-learned directions that both networks share. Prints two tables and writes one figure.
+learned directions that both networks share. Prints two tables, and writes a figure and a page that
+judges the features.
 
     python scripts/autoencoder_features.py [FOLDER]
 """
@@ -25,6 +26,7 @@ from repalign.autoencoders.files import autoencoder_features
 from repalign.autoencoders.matching import match_features
 from repalign.autoencoders.study import feature_study
 from repalign.autoencoders.training import train_autoencoder
+from repalign.reporting.feature_study_page import write_feature_study_report
 from repalign.stimuli import encode_png
 from repalign.tables import print_table
 from repalign.training.task_data import load_task
@@ -178,4 +180,6 @@ for axes in (left, *panels):
     axes.tick_params(labelsize=7)
 FOLDER.mkdir(parents=True, exist_ok=True)
 figure.savefig(FOLDER / "autoencoder_features.png", dpi=200)
-print(f"\nfigure: {FOLDER / 'autoencoder_features.png'} ({time.perf_counter() - begin:.0f} s)")
+page = write_feature_study_report(study, FOLDER, command=f"python {' '.join(sys.argv)}")
+print(f"\npage: {page}")
+print(f"figure: {FOLDER / 'autoencoder_features.png'} ({time.perf_counter() - begin:.0f} s)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ from repalign.recording import make_activations, make_recording
 from repalign.store import open_store, write_store
 
 Array = np.ndarray[Any, Any]
+# noise on few stimuli, which most tests train on, is overfitted; one test is about that
+pytestmark = pytest.mark.filterwarnings("ignore:.*explained variance is:UserWarning")
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +119,7 @@ def test_auxiliary_loss_revives_dead_features(
     make = half_dead(bias=0.0, gain=0.01)
     monkeypatch.setattr("repalign.autoencoders.training.SparseAutoencoder", make)
     with_it = train_autoencoder(x, dead_after=20, **options)
-    monkeypatch.setattr("repalign.autoencoders.training.AUXILIARY_WEIGHT", 0.0)
+    monkeypatch.setattr("repalign.autoencoders.loop.AUXILIARY_WEIGHT", 0.0)
     without = train_autoencoder(x, dead_after=20, **options)
     assert without.report.dead_fraction > 0.4
     assert with_it.report.dead_fraction < 0.8 * without.report.dead_fraction
@@ -144,7 +147,7 @@ def test_resampling_leaves_no_dead_features(
     make = half_dead(bias=-100.0, gain=1.0)
     monkeypatch.setattr("repalign.autoencoders.training.SparseAutoencoder", make)
     found = train_autoencoder(x, device="cpu", dead_after=20, **options)
-    monkeypatch.setattr("repalign.autoencoders.training.resample_dead", lambda *_: None)
+    monkeypatch.setattr("repalign.autoencoders.loop.resample_dead", lambda *_: None)
     without = train_autoencoder(x, device="cpu", dead_after=20, **options)
     assert without.report.dead_fraction == 0.5
     assert found.report.dead_fraction < 0.05
@@ -395,7 +398,7 @@ def test_streaming_equals_memory_given_the_same_shards(
                 Source(ds, kept, layout),
                 batch_size=10,
                 buffer_samples=buffer,
-                generator=torch.Generator().manual_seed(3),
+                seed=3,
             )
             for ds in (memory, store)
         ]
@@ -415,9 +418,7 @@ def test_every_epoch_shows_every_sample_about_once(
     x = np.arange(160, dtype=np.float32)[:, None]
     ds = layer(x).chunk({"presentation": 16})
     source = Source(ds, np.ones(160, dtype=bool), Layout("flat", (1,)))
-    stream = shuffled_batches(
-        source, batch_size=10, buffer_samples=buffer, generator=torch.Generator().manual_seed(0)
-    )
+    stream = shuffled_batches(source, batch_size=10, buffer_samples=buffer, seed=0)
     shown = torch.cat([next(stream) for _ in range(160)])[:, 0].numpy()  # ten epochs
     counts = np.bincount(shown.astype(int), minlength=160)
     assert counts.min() >= 8
@@ -434,6 +435,22 @@ def test_the_same_seed_gives_the_same_autoencoder(random: np.random.Generator) -
     other = train_autoencoder(x, seed=5, **options)
     assert not torch.equal(a.network.directions, other.network.directions)
     assert other.held_out == a.held_out
+
+
+def test_overfitting_is_told_with_both_figures_and_what_helps(random: np.random.Generator) -> None:
+    maps = random.normal(size=(60, 4, 5, 5))
+    options: dict[str, Any] = {"features": 64, "k": 4, "steps": 300, "device": "cpu"}
+    with pytest.warns(UserWarning, match="explained variance is") as told:
+        found = train_autoencoder(layer(maps.reshape(60, -1), (4, 5, 5)), **options)
+    (message,) = [str(one.message) for one in told]
+    assert f"{found.report.train.explained_variance:.2f} of trained stimuli" in message
+    assert found.report.held_out is not None
+    assert f"{found.report.held_out.explained_variance:.2f} of held-out ones" in message
+    assert "the layer is 4×5×5" in message
+    assert "--samples positions" in message
+    with warnings.catch_warnings():  # channels at each position are 25 times as many samples
+        warnings.simplefilter("error")
+        train_autoencoder(layer(maps.reshape(60, -1), (4, 5, 5)), samples="positions", **options)
 
 
 MEMORY = """
@@ -560,6 +577,7 @@ def test_files_that_are_no_autoencoder_are_refused(tmp_path: Path) -> None:
         ({"kind": "l1", "sparsity": 1.0}, "k = 2 applies to kind 'topk'"),
         ({"sparsity": 1.0}, "sparsity applies to kind 'l1'"),
         ({"steps": 0}, "steps is 0"),
+        ({"seed": -1}, "seed is -1, expected 0 or more"),
         ({"batch_size": 0}, "batch_size is 0"),
         ({"learning_rate": 0.0}, r"learning_rate is 0\.0"),
         ({"holdout": 20}, "holdout = 20 of 20 stimuli"),

@@ -16,6 +16,7 @@ from repalign.autoencoders.training import train_autoencoder
 from repalign.recording import make_activations, make_rdm_recording, make_recording
 
 Array = np.ndarray[Any, Any]
+pytestmark = pytest.mark.filterwarnings("ignore:.*explained variance is:UserWarning")
 
 
 def sparse_features(random: np.random.Generator, n: int, features: int) -> Array:
@@ -94,6 +95,49 @@ def test_noise_gives_uniform_p() -> None:
         assert kstest(values, "uniform").pvalue > 0.001
 
 
+def test_p_of_the_median_held_out_correlation_is_uniform_for_noise() -> None:
+    trials, p = 150, []
+    for seed in range(trials):
+        random = np.random.default_rng(seed)
+        features, noise = random.normal(size=(40, 6)), random.normal(size=(40, 8))
+        p.append(match_features(features, noise, permutations=39, seed=seed, device="cpu"))
+    for side in ("features", "neuroids"):
+        values = [getattr(found, side).p_held_out for found in p]
+        assert sum(value <= 0.05 for value in values) <= binom.ppf(0.999, trials, 0.05)
+        assert kstest(values, "uniform").pvalue > 0.001
+
+
+def test_permuted_held_out_correlations_are_those_of_permuted_stimuli(
+    random: np.random.Generator,
+) -> None:
+    x, y = sparse_features(random, 60, 9), random.normal(size=(60, 4))
+    found = match_features(x, y, permutations=5, seed=2, device="cpu")
+    generator = torch.Generator().manual_seed(2)
+    for row in range(5):
+        order = torch.randperm(60, generator=generator).numpy()
+        moved = match_features(x, y[order], permutations=1, seed=2, device="cpu")
+        for side in ("features", "neuroids"):
+            null = getattr(found, side).held_out_null[row]
+            np.testing.assert_allclose(null, getattr(moved, side).held_out, atol=1e-5)
+
+
+def test_conclusion_says_what_was_found_and_what_was_not(random: np.random.Generator) -> None:
+    x = sparse_features(random, 300, 20)
+    noise = random.normal(size=(300, 4))
+    y = np.concatenate([x[:, :6] + 0.1 * random.normal(size=(300, 6)), noise], axis=1)
+    found = match_features(x, y, permutations=200, device="cpu")
+    assert found.conclusion().startswith("6 of 10 neuroids have a feature that is closer")
+    assert found.summary()["neuroids_certain"] == 6
+    assert found.summary()["neuroids_held_out_p"] == pytest.approx(1 / 101)
+    none = match_features(x, noise, permutations=200, device="cpu").conclusion()
+    assert none.startswith("No neuroid has a feature of its own beyond what the best of all pairs")
+    few = match_features(x, y, permutations=10, device="cpu").conclusion()
+    assert few == "10 permutations cannot give a p of 0.05 or less: take 1000."
+    with np.errstate(all="ignore"):
+        dead = match_features(np.zeros((300, 2)), y, permutations=20, device="cpu")
+    assert "nothing can be matched" in dead.conclusion()
+
+
 def test_noise_is_not_discovered() -> None:
     discovered = 0
     for seed in range(40):
@@ -160,7 +204,7 @@ def test_dead_features_have_no_partner_and_are_none(random: np.random.Generator)
 def test_blocks_give_the_same(random: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = sparse_features(random, 50, 23), random.normal(size=(50, 7))
     whole = match_features(x, y, permutations=30, device="cpu")
-    monkeypatch.setattr("repalign.autoencoders.matching.BLOCK_ELEMENTS", 40)
+    monkeypatch.setattr("repalign.autoencoders.partners.BLOCK_ELEMENTS", 40)
     blocks = match_features(x, y, permutations=30, device="cpu")
     for side in ("features", "neuroids"):
         a, b = getattr(whole, side), getattr(blocks, side)

@@ -6,6 +6,7 @@ buffer and two shards, however many stimuli there are.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -157,43 +158,70 @@ def hold_out(
     return ~mask, mask, tuple(name for name in names if name in out)
 
 
+def seeded(*numbers: int) -> torch.Generator:
+    """A generator on the CPU that is a function of these numbers alone."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state) >> 1)
+
+
 def shuffled_batches(
-    source: Source, *, batch_size: int, buffer_samples: int, generator: torch.Generator
+    source: Source, *, batch_size: int, buffer_samples: int, seed: int, start: int = 0
 ) -> Iterator[Float[Tensor, "sample input"]]:
-    """Yield batches of samples without end, in random order.
+    """Yield batches of samples without end, in an order that seed and epoch decide.
 
     Where all samples fit into the buffer they are read once and each epoch is a permutation of
     them. Otherwise shards are read in random order; when the buffer is full, batches are drawn
-    from it at random until it is half empty. Each epoch reads each shard once.
+    from it at random until it is half empty, and at the end of an epoch until no whole batch is
+    left. Each epoch shows each sample once, but for those that are left over.
 
     Args:
         source: the samples.
         batch_size: samples a batch; all of them where there are fewer.
         buffer_samples: how many are kept at a time; a shard that is larger is kept whole.
-        generator: on the CPU; the same state gives the same batches.
+        seed: of the order.
+        start: the first batch that is wanted, as if all before it had been drawn; at most one
+            epoch is read to get there.
     """
     size = min(batch_size, source.n_samples)
-    if source.n_samples <= buffer_samples:
-        pool = torch.cat(list(source.blocks()))
-        while True:
-            order = torch.randperm(len(pool), generator=generator)
-            for start in range(0, len(pool) - size + 1, size):
-                yield pool[order[start : start + size]]
+    first, passed = divmod(start, source.n_samples // size)
+    whole = torch.cat(list(source.blocks())) if source.n_samples <= buffer_samples else None
+    for epoch in itertools.count(first):
+        generator = seeded(seed, epoch)
+        if whole is None:
+            drawn = _streamed(source, size, buffer_samples, generator)
+        else:
+            drawn = _drawn(whole, torch.randperm(len(whole), generator=generator), size, size)
+        for pool, rows in itertools.islice(drawn, passed, None):
+            yield pool[rows]
+        passed = 0
+
+
+def _drawn(pool: Tensor, order: Tensor, size: int, least: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The pool and the rows of each batch, until fewer than ``least`` are left."""
+    start = 0
+    while len(pool) - start >= least:
+        yield pool, order[start : start + size]
+        start += size
+
+
+def _streamed(
+    source: Source, size: int, room: int, generator: torch.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of one epoch from a buffer that shards fill in random order."""
+    order = torch.randperm(len(source.spans()), generator=generator).tolist()
     parts: list[Tensor] = []
-    n_spans = len(source.spans())
-    while True:
-        for block in source.blocks(torch.randperm(n_spans, generator=generator).tolist()):
-            parts.append(block)
-            if sum(map(len, parts)) < max(buffer_samples, size):
-                continue
-            pool = torch.cat(parts)
-            parts.clear()
-            order = torch.randperm(len(pool), generator=generator)
-            start = 0
-            while len(pool) - start >= max(size, buffer_samples // 2):
-                yield pool[order[start : start + size]]
-                start += size
-            parts.append(pool[order[start:]])
+    for number, block in enumerate(source.blocks(order), 1):
+        parts.append(block)
+        is_last = number == len(order)
+        if not is_last and sum(map(len, parts)) < max(room, size):
+            continue
+        pool = torch.cat(parts)
+        parts.clear()
+        rows = torch.randperm(len(pool), generator=generator)
+        least = size if is_last else max(size, room // 2)
+        yield from _drawn(pool, rows, size, least)
+        taken = max(0, (len(pool) - least) // size + 1) * size
+        parts.append(pool[rows[taken:]])
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +18,11 @@ from repalign.autoencoders.layout import Layout, called
 from repalign.autoencoders.networks import SparseAutoencoder
 from repalign.autoencoders.report import AutoencoderReport, Reconstruction
 from repalign.autoencoders.results import AutoencoderSettings, TrainedAutoencoder
+from repalign.autoencoders.tensor_files import read_tensors, write_tensors
 from repalign.metrics.calls import pick_device
 from repalign.populations import Population
 from repalign.recording import ALIGNED_TO, NEUROID, PRESENTATION, make_activations
-from repalign.store import open_store, write_file, write_store
+from repalign.store import open_store, write_store
 
 FORMAT = "repalign-autoencoder-1"
 POOLS = ("max", "mean")
@@ -42,12 +42,10 @@ def save_autoencoder(path: str | Path, trained: TrainedAutoencoder) -> None:
     Raises:
         ValueError: another ending.
     """
-    from safetensors.torch import save
-
     path = Path(path)
     if path.suffix != ".safetensors":
         raise ValueError(f"{path}: an autoencoder's file must end in .safetensors")
-    tensors = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
+    tensors: dict[str, Tensor] = dict(trained.network.state_dict())
     report: dict[str, Any] = {"epochs": trained.report.epochs}
     for part in ("train", "held_out"):
         found: Reconstruction | None = getattr(trained.report, part)
@@ -64,8 +62,7 @@ def save_autoencoder(path: str | Path, trained: TrainedAutoencoder) -> None:
         "history": trained.history,
         "report": report,
     }
-    metadata = {"format": FORMAT, "content": json.dumps(header)}
-    write_file(path, save(tensors, metadata=metadata))
+    write_tensors(path, tensors, header, form=FORMAT)
 
 
 def load_autoencoder(path: str | Path) -> TrainedAutoencoder:
@@ -84,24 +81,12 @@ def load_autoencoder(path: str | Path) -> TrainedAutoencoder:
         >>> load_autoencoder(path).settings.name
         'pca-2'
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; train an autoencoder first (train_autoencoder)")
+    header, tensors = read_tensors(path, form=FORMAT, writer="save_autoencoder")
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged, or no safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is no {FORMAT}: its format is {metadata.get('format')!r}; give a file that"
-            " save_autoencoder wrote"
-        )
-    try:
-        return _build(json.loads(metadata["content"]), tensors)
+        return _build(header, tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{path} is damaged: {reason}; train the autoencoder again") from error

@@ -17,6 +17,7 @@ from repalign.autoencoders.data import Source
 from repalign.autoencoders.layout import Layout
 from repalign.autoencoders.networks import SparseAutoencoder
 
+FAR = 0.2  # of explained variance, that trained samples may be ahead of held-out ones
 DENSITY_EDGES = (-5.0, -4.0, -3.0, -2.0, -1.0, 0.0)  # log₁₀ of the share of samples
 
 
@@ -59,6 +60,13 @@ class AutoencoderReport:
         return float((self.train.density == 0).mean())
 
     @property
+    def overfits(self) -> bool:
+        """Whether held-out samples are explained far worse than trained ones (by ``FAR``)."""
+        if self.held_out is None:
+            return False
+        return self.train.explained_variance - self.held_out.explained_variance > FAR
+
+    @property
     def density_histogram(self) -> dict[str, int]:
         """Number of features by the share of trained samples that activate them."""
         density = self.train.density
@@ -84,6 +92,30 @@ class AutoencoderReport:
             "density_histogram": self.density_histogram,
             "epochs": self.epochs,
         }
+
+
+def what_helps(layout: Layout) -> str:
+    """What to do where an autoencoder fits the noise of its trained samples."""
+    advice = "fewer features, fewer steps or more stimuli help"
+    if layout.samples == "flat" and len(layout.shape) > 1:
+        shape = "×".join(map(str, layout.shape))
+        advice = (
+            f"the layer is {shape}, taken whole as one sample a stimulus; samples='positions'"
+            f" (--samples positions) makes a sample of each position, and helps most; {advice} too"
+        )
+    return advice
+
+
+def overfitting(report: AutoencoderReport, layout: Layout) -> str | None:
+    """A warning, with both figures and what helps, where held-out stimuli fare far worse."""
+    if not report.overfits:
+        return None
+    assert report.held_out is not None
+    return (
+        f"explained variance is {report.train.explained_variance:.2f} of trained stimuli and"
+        f" {report.held_out.explained_variance:.2f} of held-out ones: much of what the features"
+        f" explain is noise of the trained stimuli ({what_helps(layout)})"
+    )
 
 
 @torch.no_grad()

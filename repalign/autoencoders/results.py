@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 
 import xarray as xr
@@ -9,7 +10,7 @@ import xarray as xr
 from repalign.autoencoders.data import Source, hold_out
 from repalign.autoencoders.layout import Layout, called, layout_of
 from repalign.autoencoders.networks import SparseAutoencoder, check_kind
-from repalign.autoencoders.report import AutoencoderReport, evaluate
+from repalign.autoencoders.report import AutoencoderReport, evaluate, overfitting
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class AutoencoderSettings:
                 raise ValueError(f"{name} is {value}, expected 1 or more")
         if self.kind != "pca" and self.steps < 1:
             raise ValueError(f"steps is {self.steps}, expected 1 or more")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}, expected 0 or more")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate is {self.learning_rate}, expected more than 0")
 
@@ -102,13 +105,15 @@ def finish(
     history: tuple[dict[str, float | None], ...],
     epochs: float,
 ) -> TrainedAutoencoder:
-    """Evaluate a network and put it with what it came from."""
+    """Evaluate a network, warn where it overfits, and put it with what it came from."""
     size = max(settings.batch_size, 1024)
     report = AutoencoderReport(
         evaluate(network, train, batch_size=size),
         None if held_out is None else evaluate(network, held_out, batch_size=size),
         epochs,
     )
+    if (warning := overfitting(report, train.layout)) is not None:
+        warnings.warn(f"{called(train.activations)} {settings.name}: {warning}", stacklevel=3)
     attrs = train.activations.attrs
     source = {key: str(attrs.get(key, "")) for key in ("model", "layer", "fingerprint")}
     source["called"] = called(train.activations)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from torch import Tensor
 from repalign.autoencoders.components import principal_components
 from repalign.autoencoders.files import autoencoder_features
 from repalign.autoencoders.layout import layout_of
-from repalign.autoencoders.matching import FeatureMatches, match_features
+from repalign.autoencoders.matches import FeatureMatches
+from repalign.autoencoders.matching import match_features
 from repalign.autoencoders.results import TrainedAutoencoder
 from repalign.autoencoders.training import train_autoencoder
 from repalign.populations import parts_of
@@ -131,6 +133,7 @@ def feature_study(
     seeds: Sequence[int] = (0, 1, 2),
     pool: str | None = None,
     permutations: int = 1000,
+    checkpoints: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
     **training: Any,
@@ -148,6 +151,8 @@ def feature_study(
         seeds: of the autoencoders, which all hold out the same stimuli.
         pool: of features over positions, where each is a sample.
         permutations: of the matching's null.
+        checkpoints: folder of the trainings' checkpoints (`checkpoint_of` names them), so that a
+            study that was killed goes on; remove it once the study is done.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         progress: show progress bars on stderr.
         **training: what else `train_autoencoder` takes, such as ``k``.
@@ -161,8 +166,9 @@ def feature_study(
     """
     if len(set(seeds)) < 2:
         raise ValueError(f"seeds are {tuple(seeds)}; overlap between seeds needs 2 or more")
-    if "seed" in training:
-        raise ValueError("seed is one number; give all of them by seeds=")
+    for name, many in (("seed", "seeds"), ("checkpoint", "checkpoints")):
+        if name in training:
+            raise ValueError(f"{name} is of one training; give all of them by {many}=")
     shared = ("samples", "channel_axis", "holdout", "split_seed")
     same = {name: training[name] for name in shared if name in training}
     rows: list[dict[str, Any]] = []
@@ -183,7 +189,13 @@ def feature_study(
         own: dict[str, TrainedAutoencoder] = {}
         for seed in seeds:
             found = train_autoencoder(
-                layer, features=features, seed=seed, device=device, progress=progress, **training
+                layer,
+                features=features,
+                seed=seed,
+                checkpoint=checkpoints and checkpoint_of(checkpoints, network, seed),
+                device=device,
+                progress=progress,
+                **training,
             )
             own[f"{network} {found.settings.name} seed {seed}"] = found
         first = next(iter(own.values()))
@@ -200,6 +212,11 @@ def feature_study(
             overlaps.append({"first": left, "second": right, **vars(alike)})
         autoencoders |= own
     return FeatureStudy(tuple(rows), tuple(overlaps), autoencoders, matches)
+
+
+def checkpoint_of(folder: str | Path, network: str, seed: int) -> Path:
+    """The checkpoint of one training of a study."""
+    return Path(folder) / f"{network}-seed-{seed}.safetensors"
 
 
 def _row(network: str, found: TrainedAutoencoder | None) -> dict[str, Any]:

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
-from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
 
-from repalign.autoencoders.data import BUFFER_BYTES, as_layer, shuffled_batches, summarise
-from repalign.autoencoders.networks import (
-    AUXILIARY_WEIGHT,
-    SparseAutoencoder,
-    auxiliary_loss,
-    l1_loss,
-    reconstruction_loss,
-    resample_dead,
+from repalign.autoencoders.checkpoints import (
+    TrainingState,
+    read_checkpoint,
+    training_identity,
+    write_checkpoint,
 )
+from repalign.autoencoders.data import BUFFER_BYTES, as_layer, shuffled_batches, summarise
+from repalign.autoencoders.loop import take_steps
+from repalign.autoencoders.networks import SparseAutoencoder
+from repalign.autoencoders.report import what_helps
 from repalign.autoencoders.results import (
     AutoencoderSettings,
     TrainedAutoencoder,
@@ -26,11 +26,7 @@ from repalign.autoencoders.results import (
 )
 from repalign.metrics.calls import pick_device
 from repalign.populations import Population
-from repalign.progress import track
 
-DECAY = 0.8  # share of the steps after which the learning rate falls to 0
-RESAMPLE_UNTIL = 0.6  # share of the steps after which dead features are no longer resampled
-HISTORY_ROWS = 50
 MANY_EPOCHS = 1000
 
 
@@ -51,6 +47,7 @@ def train_autoencoder(
     seed: int = 0,
     dead_after: int | None = None,
     buffer_samples: int | None = None,
+    checkpoint: str | Path | None = None,
     device: str | torch.device = "auto",
     progress: bool = False,
 ) -> TrainedAutoencoder:
@@ -81,6 +78,10 @@ def train_autoencoder(
         dead_after: steps without activity after which a feature counts as dead; by default a
             twentieth of the steps.
         buffer_samples: samples in the shuffle buffer; by default 64 MB of them.
+        checkpoint: path of a file (``.safetensors``) that keeps the state of the training every
+            half minute. A training that was killed goes on from it and ends with the same
+            weights, bit by bit. It stays when the training is done: remove it once the
+            autoencoder is saved.
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         progress: show a progress bar on stderr.
 
@@ -128,10 +129,9 @@ def train_autoencoder(
     train, held_out, names = split_layer(as_layer(activations), settings)
     epochs = steps * min(batch_size, train.n_samples) / train.n_samples
     if epochs > MANY_EPOCHS:
-        advice = "" if samples == "positions" else ", samples='positions' where the layer has them"
         warnings.warn(
             f"{train.n_samples} samples are seen {epochs:.0f} times each, which fits their noise:"
-            f" compare train and held out in the report; fewer steps{advice}, or more stimuli help",
+            f" compare train and held out in the report; {what_helps(train.layout)}",
             stacklevel=2,
         )
     summary = summarise(train, seed=seed)
@@ -139,95 +139,27 @@ def train_autoencoder(
     network.centre.copy_(summary.mean)
     network.scale.fill_(summary.spread)
     network.to(where)
-    generator = torch.Generator().manual_seed(seed)
+    state = TrainingState(
+        network,
+        torch.optim.Adam(network.parameters(), lr=learning_rate),
+        torch.zeros(features, dtype=torch.int64, device=where),
+    )
+    file = None if checkpoint is None else Path(checkpoint)
+    identity = training_identity(settings, train, summary)
+    if file is not None:
+        read_checkpoint(file, state, identity)
+        if progress and state.step:
+            print(f"going on after step {state.step} of {steps} ({file})", file=sys.stderr)
+
+    def keep() -> None:
+        if file is not None:
+            write_checkpoint(file, state, identity)
+
     room = buffer_samples or max(batch_size, BUFFER_BYTES // (4 * train.layout.n_inputs))
     batches = shuffled_batches(
-        train, batch_size=batch_size, buffer_samples=room, generator=generator
+        train, batch_size=batch_size, buffer_samples=room, seed=seed, start=state.step
     )
     unseen = None if held_out is None else summarise(held_out, seed=0).probe.to(where)
-    history = _train(
-        network, settings, batches, summary.probe.to(where), unseen, generator, progress=progress
-    )
-    return finish(network, settings, train, held_out, names, history, epochs)
-
-
-def _train(
-    network: SparseAutoencoder,
-    settings: AutoencoderSettings,
-    batches: Iterator[Tensor],
-    probe: Float[Tensor, "sample input"],
-    unseen: Float[Tensor, "sample input"] | None,
-    generator: torch.Generator,
-    *,
-    progress: bool,
-) -> tuple[dict[str, float | None], ...]:
-    """Take all steps, and say how it went."""
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    idle = torch.zeros(network.n_features, dtype=torch.int64, device=probe.device)
-    every = max(1, settings.steps // HISTORY_ROWS)
-    history: list[dict[str, float | None]] = []
-    label = f"autoencoder {settings.name}"
-    for step in track(range(settings.steps), label, show=progress):
-        left = (1 - step / settings.steps) / (1 - DECAY)
-        for group in optimiser.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, left)
-        scaled = network.scaled(next(batches).to(probe.device))
-        drive = network.drive(scaled)
-        features = network.activate(drive)
-        reconstruction = network.assemble(features)
-        dead = idle >= settings.dead_steps
-        if settings.sparsity is not None:
-            loss = l1_loss(scaled, reconstruction, features, sparsity=settings.sparsity)
-        else:
-            loss = reconstruction_loss(scaled, reconstruction)
-            residual = scaled - reconstruction
-            loss = loss + AUXILIARY_WEIGHT * auxiliary_loss(
-                residual, drive, network.directions, dead
-            )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        network.drop_radial_gradient()
-        optimiser.step()
-        network.normalise()
-        idle = (idle + 1).masked_fill((features > 0).any(0), 0)
-        if (step + 1) % every == 0 or step + 1 == settings.steps:
-            history.append(
-                {
-                    "step": step + 1,
-                    "loss": float(loss.detach()),
-                    "explained_variance": 1 - _error(scaled, reconstruction),
-                    "l0": float((features > 0).sum(1).float().mean()),
-                    "dead": int(dead.sum()),
-                    "held_out_loss": None if unseen is None else _loss_of(network, unseen),
-                }
-            )
-        due = (step + 1) % (2 * settings.dead_steps) == 0
-        if settings.kind == "l1" and due and step < RESAMPLE_UNTIL * settings.steps:
-            resample_dead(network, network.scaled(probe), dead, generator)
-            _forget(optimiser, network, dead)
-            idle = idle.masked_fill(dead, 0)
-    return tuple(history)
-
-
-@torch.no_grad()
-def _error(scaled: Tensor, reconstruction: Tensor) -> float:
-    """Unexplained share of a batch's variance."""
-    spread = (scaled - scaled.mean(0)).square().sum()
-    return float((scaled - reconstruction).square().sum() / spread)
-
-
-@torch.no_grad()
-def _loss_of(network: SparseAutoencoder, samples: Tensor) -> float:
-    scaled = network.scaled(samples)
-    features = network.activate(network.drive(scaled))
-    return float(reconstruction_loss(scaled, network.assemble(features)))
-
-
-def _forget(
-    optimiser: torch.optim.Adam, network: SparseAutoencoder, dead: Bool[Tensor, " feature"]
-) -> None:
-    """Take back what Adam remembers of features that begin anew."""
-    for parameter in (network.directions, network.encoder, network.encoder_bias):
-        for name, value in optimiser.state[parameter].items():
-            if name.startswith("exp_avg"):
-                value[dead] = 0
+    probe = summary.probe.to(where)
+    take_steps(state, settings, batches, probe, unseen, keep=keep, progress=progress)
+    return finish(network, settings, train, held_out, names, tuple(state.history), epochs)
