@@ -97,6 +97,7 @@ RANKS = (
         "results",
         "populations",
         "comparison",
+        "scoring",
         "recipes",
         "brainio_files",
         "exporting",

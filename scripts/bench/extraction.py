@@ -8,6 +8,8 @@ In one run, interleaved, each in a process of its own (so that its peak memory i
     record float32          repalign.record, to its sealed store
     record float16          the same with dtype="float16"
     np.memmap               as many bytes as float32 takes, written through np.memmap, not computed
+    thingsvision            the same layers by thingsvision, to its files of one batch each; only
+                            where --thingsvision names the Python of an environment that has it
 
 Images are decoded beforehand but for `record`, which decodes them itself. Weights are random. Times
 are per image and leave imports, building the network and one warm pass aside; `record` is timed
@@ -15,27 +17,33 @@ with its trial passes, templates and seals, and "passes" is the part of it that 
 Nothing is synced to the disk.
 
     python scripts/bench/extraction.py                     # ResNet-18 and -50, 128 images
-    python scripts/bench/extraction.py resnet18 64 2       # network, images, rounds
+    python scripts/bench/extraction.py --networks resnet18 --images 64 --rounds 2
+    python scripts/bench/extraction.py --thingsvision ~/thingsvision/bin/python
 """
 
+import argparse
 import json
 import subprocess
 import sys
 import tempfile
 from statistics import median
 
-NETWORKS = sys.argv[1:2] or ["resnet18", "resnet50"]
-IMAGES = int(sys.argv[2]) if len(sys.argv) > 2 else 128
-ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+parser = argparse.ArgumentParser()
+parser.add_argument("--networks", nargs="+", default=["resnet18", "resnet50"])
+parser.add_argument("--images", type=int, default=128)
+parser.add_argument("--rounds", type=int, default=3)
+parser.add_argument("--thingsvision", help="Python of an environment that has it")
+OPTIONS = parser.parse_args()
 BATCH, THREADS = 32, 2
-WAYS = (
+WAYS = [
     "forward",
     "forward, channels last",
     "clone in each hook",
     "record float32",
     "record float16",
     "np.memmap",
-)
+    *(["thingsvision"] if OPTIONS.thingsvision else []),
+]
 
 CHILD = """
 import json, sys, time
@@ -87,29 +95,54 @@ print(json.dumps({"seconds": seconds, "peak": memory.peak, "bytes": 4 * n_units 
     "passes": extra.get("seconds"), "planned": extra.get("planned_memory_bytes")}}))
 """
 
+THINGSVISION = """
+import json, resource, sys, time
+import torch, torchvision
+from thingsvision import get_extractor_from_model
+model, _, n, batch, folder, threads = sys.argv[1:]
+n, batch = int(n), int(batch)
+torch.set_num_threads(int(threads))
+module = torchvision.models.get_model(model).eval()
+leaves = [name for name, part in module.named_modules() if not any(part.children())]
+images = torch.randn(n, 3, 224, 224)
+extractor = get_extractor_from_model(model=module, device="cpu", backend="pt")
+with torch.inference_mode():
+    module(images[:1])
+begin = time.perf_counter()
+extractor.extract_features(batches=images.split(batch), module_names=leaves, flatten_acts=True,
+                           output_dir=folder, step_size=1)
+seconds = time.perf_counter() - begin
+peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"seconds": seconds, "peak": peak, "passes": None}))
+"""
+
 
 def run(model: str, way: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        words = [model, way, str(IMAGES), str(BATCH), folder, str(THREADS)]
+        words = [model, way, str(OPTIONS.images), str(BATCH), folder, str(THREADS)]
         command = [sys.executable, "-c", CHILD, *words]
+        if way == "thingsvision":
+            command = [OPTIONS.thingsvision, "-c", THINGSVISION, *words]
         done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        found: dict[str, float] = json.loads(done.stdout)
+        found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return found
 
 
-for model in NETWORKS:
+for model in OPTIONS.networks:
     rows: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    for _ in range(ROUNDS):
+    for _ in range(OPTIONS.rounds):
         for way in WAYS:
             rows[way].append(run(model, way))
     size = rows["forward"][0]["bytes"]
-    print(f"{model}: {IMAGES} images of 224 × 224, all layers: {size / 1e9:.2f} GB as float32")
+    print(
+        f"{model}: {OPTIONS.images} images of 224 × 224, all layers: {size / 1e9:.2f} GB as float32"
+    )
     print(f"  {'':24} {'ms/image':>9} {'ratio':>6} {'passes':>7} {'peak MB':>8} {'planned':>8}")
     alone = median(one["seconds"] for one in rows["forward"])
     for way, found in rows.items():
         seconds = median(one["seconds"] for one in found)
         peak = max(one["peak"] for one in found) / 1e6
-        text = f"  {way:24} {1e3 * seconds / IMAGES:9.1f} {seconds / alone:6.2f}"
+        text = f"  {way:24} {1e3 * seconds / OPTIONS.images:9.1f} {seconds / alone:6.2f}"
         if found[0]["passes"]:
             passes = median(one["passes"] for one in found) / alone
             planned = max(one["planned"] for one in found) / 1e6
