@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import time
 import uuid
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LOCKS = ".locks"
+WAIT_S = 2.0  # for another process, before saying so
 STALE_SECONDS = 30 * 24 * 3600  # no ingest takes a month
 
 
@@ -34,13 +36,17 @@ def write_file(path: Path, content: bytes | str) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Let one process at a time make the store at ``path``; a killed one frees the lock."""
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     try:
         folder = path.parent / LOCKS
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / f"{path.name}.lock")
-        lock.acquire()
+        try:
+            lock.acquire(timeout=WAIT_S)
+        except Timeout:
+            print(f"another process makes {path}: waiting for it", file=sys.stderr)
+            lock.acquire()
     except OSError as error:
         raise OSError(f"could not write into {path.parent}: {error.strerror or error}") from error
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -100,7 +99,8 @@ def probe_network(
     if cap is not None:
         room = int(cap * (1 - SPARE)) - memory_of_one
         n_images = max(2, min(PROBE_IMAGES, 1 + room // max(1, 2 * needed)))
-    outputs, memory, device_memory, seconds = measure(n_images)
+    outputs, memory, device_memory, _ = measure(n_images)
+    seconds = measure(n_images)[3]  # without what the first batch of a size prepares
     room = 0
     if on_gpu:
         free = torch.cuda.mem_get_info(image.device)[0] + torch.cuda.memory_reserved(image.device)
@@ -213,18 +213,3 @@ def seconds_to_write(folder: Path) -> float:
         hashlib.sha256(block.data)
         file.writelines(plain_shard(block, rows=8, chunk_rows=1))
     return (time.perf_counter() - begin) / TRIAL_BYTES
-
-
-def check_disk(folder: Path, size: int) -> int:
-    """Bytes that are free in a folder.
-
-    Raises:
-        ValueError: fewer than ``size``.
-    """
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise ValueError(
-            f"the layers asked for take up to {size / 1e6:,.0f} MB and {folder} has"
-            f" {free / 1e6:,.0f} MB free; choose fewer layers or another folder (--to)"
-        )
-    return free

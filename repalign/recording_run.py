@@ -20,6 +20,7 @@ import torch
 import zarr
 
 from repalign.activation_stores import GrowingLayer, LayerTemplate
+from repalign.disk import check_disk, try_disk
 from repalign.layer_list import LayerOutput, problems
 from repalign.memory import PeakMemory, available, resident, say_size
 from repalign.networks import Network
@@ -35,7 +36,6 @@ from repalign.recording_plan import (
     BATCH_SIZE,
     Plan,
     Probe,
-    check_disk,
     make_plan,
     probe_network,
     seconds_to_write,
@@ -226,6 +226,7 @@ class RecordingRun:
         beside += size * seconds_to_write(self.root)
         cores = torch.get_num_threads() if probe.device_memory == 0 else 1
         seconds = probe.seconds * max(left.values()) + beside / max(1, cores)
+        seconds = max(seconds, size * try_disk(self.root, size).writing)
         device = max(plan.device_memory for plan in plans)
         self._say(
             f"{len(names)} layers of {n_stimuli:,} stimuli, {max(batches)} a pass: about"

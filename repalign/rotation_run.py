@@ -125,7 +125,9 @@ class RotatedRun:
         with PeakMemory(interval=PROBE_INTERVAL_S) as least:
             trace_layers(network.module, names, batch[:1])
         with PeakMemory(interval=PROBE_INTERVAL_S) as most:
-            traces = trace_layers(network.module, names, batch)
+            trace_layers(network.module, names, batch)
+        # again for the times, without what the first batch of a size prepares
+        traces = trace_layers(network.module, names, batch)
         more = (most.peak - least.peak) // max(1, len(batch) - 1)
         # a layer's input and output at least, and the copy that is written
         stimulus_bytes = max(more, 3 * ITEM * max(trace.units for trace in traces.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import uuid
@@ -81,10 +82,11 @@ class PieceFiles:
         """Start with no files."""
         self.folder, self.n_stimuli = folder, n_stimuli
         self._names: dict[Piece, Path] = {}
+        self._numbers = itertools.count()
 
     def make(self, piece: Piece) -> None:
         """Make a piece's file at full size, so that a full disk is met before any work."""
-        path = self.folder / f"{piece.layer}-{piece.start}"
+        path = self.folder / str(next(self._numbers))  # a layer's name may be no file's
         self._names[piece] = path
         size = self.n_stimuli * piece.units * ITEM
         handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)

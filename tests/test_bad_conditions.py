@@ -21,7 +21,7 @@ import torch
 from test_activations import files_of
 from torch import Tensor, nn
 
-from repalign import recording_plan, rotation_costs
+from repalign import disk, local_files, recording_plan
 from repalign.activations import open_layers, record
 from repalign.cards import Preprocessing
 from repalign.layer_activations import layer_responses
@@ -298,7 +298,7 @@ def largest_file(size: int) -> Any:
 def test_a_trial_of_the_disk_needs_no_more_room_than_the_run(
     run: Any, stimuli: Stimuli, tmp_path: Path
 ) -> None:
-    size = min(recording_plan.TRIAL_BYTES, rotation_costs.TRIAL_BYTES) // 2
+    size = min(recording_plan.TRIAL_BYTES, disk.TRIAL_BYTES) // 2
     with largest_file(size):
         found = run(odd_network(lambda x: x), stimuli=stimuli, layers="odd", to=tmp_path)
     assert found["odd"].sizes["presentation"] == N_STIMULI
@@ -419,3 +419,32 @@ def test_an_interrupted_command_says_so_and_exits_with_130(
     assert process.returncode == 130
     assert said.rstrip().endswith("stopped; a second run goes on where this one was")
     assert "Traceback" not in said
+
+
+def test_process_that_waits_for_another_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(local_files, "WAIT_S", 0.05)
+    entered = threading.Event()
+
+    def second() -> None:
+        with local_files.locked(tmp_path / "a.zarr"):
+            entered.set()
+
+    thread = threading.Thread(target=second)
+    with local_files.locked(tmp_path / "a.zarr"):
+        thread.start()
+        assert not entered.wait(0.5)
+    thread.join()
+    assert entered.is_set()
+    assert f"another process makes {tmp_path / 'a.zarr'}: waiting" in capsys.readouterr().err
+
+
+def test_layers_whose_names_hold_a_slash_are_rotated(tmp_path: Path) -> None:
+    module = nn.Sequential()
+    module.add_module("a/b", nn.Conv2d(3, 4, 3))
+    network = Network("slash", module.eval(), Preprocessing(size=(16, 16)), ("a/b",))
+    scenes = make_scenes(6, size=32)
+    stimuli = Stimuli(scenes.stimulus_id, [encode_png(image) for image in scenes.images])
+    found = rotated_layers(network, stimuli=stimuli, to=tmp_path, progress=False)
+    assert found["a/b"].sizes["neuroid"] == 7

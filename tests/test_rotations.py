@@ -246,7 +246,7 @@ def test_a_pass_runs_no_deeper_than_it_must(
         progress=False,
     )
     passes = plans[0].passes
-    probe = 2 + 1 + 8
+    probe = 2 + 1 + 8 + 8
     assert {piece.layer for piece in passes[0]} == {"head", "stem"}
     assert {piece.layer for one in passes[1:] for piece in one} == {"stem"}
     assert len(passes) > 3

@@ -1,0 +1,77 @@
+"""Disks: whether there is room, and how fast they are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+TRIAL_BYTES = 256 << 20
+BLOCK_BYTES = 16 << 20
+CACHED = 0.1  # of the free memory: what a system holds of a file before it waits for the disk
+
+
+def check_disk(folder: Path, size: int) -> int:
+    """Bytes that are free in a folder.
+
+    Raises:
+        ValueError: fewer than ``size``.
+    """
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ValueError(
+            f"the layers asked for take up to {size / 1e6:,.0f} MB and {folder} has"
+            f" {free / 1e6:,.0f} MB free; choose fewer layers or another folder (--to)"
+        )
+    return free
+
+
+@dataclass(frozen=True)
+class DiskSpeed:
+    """Seconds for a byte: to hand it to the system, to have it on the disk, and to read it."""
+
+    copying: float = 0.0
+    writing: float = 0.0
+    reading: float = 0.0
+
+
+def try_disk(folder: Path, size: int) -> DiskSpeed:
+    """Measure a disk with a file of 256 MB; all zero where there is no room for it.
+
+    Args:
+        folder: on the disk.
+        size: bytes that will be written. Where the system can hold them in its cache, its speed is
+            measured, and else that of the disk itself.
+    """
+    import psutil
+
+    through = size > CACHED * psutil.virtual_memory().available
+    path, block = folder / f"trial-{os.getpid()}", np.ones(BLOCK_BYTES, np.uint8).data
+    blocks = range(TRIAL_BYTES // BLOCK_BYTES)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with path.open("w+b", buffering=0) as file:
+            begin = time.perf_counter()
+            for _ in blocks:
+                file.write(block)
+            copied = time.perf_counter()
+            if through:
+                os.fsync(file.fileno())
+                if hasattr(os, "posix_fadvise"):
+                    os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            written = time.perf_counter()
+            file.seek(0)
+            for _ in blocks:
+                file.readinto(block)
+            read = time.perf_counter()
+    except OSError:  # what will be written may fit where the trial does not
+        return DiskSpeed()
+    finally:
+        path.unlink(missing_ok=True)
+    return DiskSpeed(
+        *((seconds / TRIAL_BYTES) for seconds in (copied - begin, written - begin, read - written))
+    )
