@@ -36,11 +36,13 @@ TABLES = {
         "ceiling_low": "Low", "ceiling_high": "High", "drift": "Drift",
         "between_subjects": "Between subjects", "between_sessions": "Between sessions",
     },
-    "Responses, and how many trials and neuroids look wrong": {
+    "Responses, and what the noise ceiling was computed from": {
         "mean": "Mean", "spread": "Spread", "minimum": "Least", "maximum": "Greatest",
+        "ceiling_stimuli": "Stimuli of ceiling", "ceiling_neuroids": "Neuroids of ceiling",
+    },
+    "How many trials and neuroids look wrong": {
         "missing": "Missing trials", "dead": "Dead", "copies": "Duplicated",
-        "incomplete": "Incomplete", "drifting": "Drifting", "ceiling_stimuli": "Stimuli of ceiling",
-        "ceiling_neuroids": "Neuroids of ceiling",
+        "incomplete": "Incomplete", "drifting": "Drifting",
     },
 }  # fmt: skip
 METHOD = {
