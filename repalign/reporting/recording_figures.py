@@ -132,6 +132,11 @@ def session_figure(quality: RecordingQuality) -> Figure:
         ax.tick_params(axis="x", rotation=60)
     ax.set_xlim(-0.5, len(places) - 0.5)
     ax.margins(y=0.25)
+    # at least as high as one neuroid's responses are spread, so that no small change looks large
+    low, high = ax.get_ylim()
+    spread = max((one.row()["spread"] or 0.0) for one in found) if found else 0.0
+    missing = max(0.0, spread - (high - low)) / 2
+    ax.set_ylim(low - missing, high + missing)
     ax.set_ylabel(f"mean response\n({shown(quality.units or 'units not stated', longest=30)})",
                   fontsize=SMALL)  # fmt: skip
     legend_below(fig, looks)

@@ -133,7 +133,7 @@ def make_figures(quality: RecordingQuality, ds: xr.Dataset) -> list[tuple[str, F
             f"Lines: mean response in each {parts}, one a target.",
             f"Mean response in each {parts}. Drift is the median over neuroids of the share of"
             f" variance explained beside the stimuli; neuroids may drift apart while their mean"
-            f" stays.{more}",
+            f" stays. The axis spans at least the spread of a neuroid's responses.{more}",
         ))  # fmt: skip
     if quality.kind == "rdm" and len(quality.targets) > 1:
         found.append((
