@@ -84,9 +84,10 @@ def record(
         device: ``auto``, ``cuda``, ``mps`` or ``cpu``.
         workers: processes on this machine that share the stimuli out; each takes a GPU of its own
             where there are several. ``memory`` caps each.
-        scheduler: the address of a Dask scheduler, or a `distributed.Client`: its workers share
-            the stimuli out, one task at a time on each, and write into ``to``, which all must see.
-            A lost worker's part goes to another.
+        scheduler: the address of a Dask scheduler, a `distributed.Client`, or jobs of a batch
+            system such as ``"slurm:jobs=4,cores=8,memory=32GB"`` (`repalign.job_queues`). Their
+            workers share the stimuli out, one task at a time on each, and write into ``to``, which
+            all must see. A lost worker's part goes to another.
         visual_degrees: width of the network's input in degrees of visual angle.
         mirror, offline: where weights are looked for.
         progress: show a progress bar on stderr.

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import repalign
+from repalign.job_queues import SYSTEMS, JobQueue
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -51,11 +52,13 @@ class Seat:
 def open_client(
     *, workers: int | None = None, scheduler: str | Client | None = None
 ) -> Iterator[Client]:
-    """A client of workers on this machine, or of a scheduler that runs already.
+    """A client of workers on this machine, of a scheduler that runs already, or of a batch system.
 
     Args:
         workers: processes on this machine, which share its cores and end with the block.
-        scheduler: address such as ``tcp://head:8786``, or a `distributed.Client`.
+        scheduler: address such as ``tcp://head:8786``, a `distributed.Client`, or jobs of a batch
+            system such as ``slurm:jobs=4,cores=8,memory=32GB`` (see `repalign.job_queues`), which
+            end with the block.
 
     Raises:
         ValueError: neither or both are given, or fewer than one worker.
@@ -86,6 +89,13 @@ def open_client(
     if isinstance(scheduler, dask.Client):
         check_workers(scheduler)
         yield scheduler
+        return
+    if isinstance(scheduler, str) and scheduler.partition(":")[0] in SYSTEMS:
+        queue = JobQueue.parse(scheduler)
+        with queue.open() as cluster, dask.Client(cluster) as client:
+            print(f"waiting for jobs of {queue.system}; see {queue.logs}/", file=sys.stderr)
+            check_workers(client)
+            yield client
         return
     try:
         client = dask.Client(scheduler, timeout="10s")
@@ -132,12 +142,12 @@ def check_workers(client: Client, count: int = 1) -> None:
     """Wait for the first workers, and see that all have this version of repalign.
 
     Raises:
-        ConnectionError: they do not join within a minute.
+        ConnectionError: they do not join within a minute; jobs in a queue are waited for.
         RuntimeError: one has another version, or none.
     """
     address = _address(client)
     try:
-        client.wait_for_workers(count, timeout=JOIN_S)
+        client.wait_for_workers(count, timeout=None if _in_queue(client) else JOIN_S)
     except TimeoutError as error:
         raise ConnectionError(
             f"no worker has joined the scheduler at {address} in {JOIN_S:.0f} s: start some with"
@@ -151,6 +161,11 @@ def check_workers(client: Client, count: int = 1) -> None:
                 f"worker {address} has {has}, and this process {repalign.__version__}: install the"
                 " same version in the environment that starts the workers"
             )
+
+
+def _in_queue(client: Client) -> bool:
+    """Whether the workers are jobs of a batch system, which may let them wait for hours."""
+    return hasattr(client.cluster, "job_script")
 
 
 def _address(client: Client) -> str:
@@ -188,7 +203,8 @@ def hand_out(
         Item and result, as they are done.
 
     Raises:
-        ConnectionError: all workers are gone and none comes back within a minute.
+        ConnectionError: all workers are gone and none comes back within a minute; jobs of a batch
+            system are waited for.
         RuntimeError: a task lost three workers, or they could not load what is shared.
         Exception: what a task raised; tasks that have not begun are given up.
     """
@@ -249,9 +265,9 @@ def hand_out(
                 running[future] = (item, seat)
             if running:
                 alone_since = time.monotonic()
-                with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(TimeoutError, CancelledError):
                     wait_for(list(running), timeout=LOOK_S, return_when="FIRST_COMPLETED")
-            elif waiting and time.monotonic() - alone_since > JOIN_S:
+            elif waiting and not _in_queue(client) and time.monotonic() - alone_since > JOIN_S:
                 raise ConnectionError(
                     f"all workers of {_address(client)} are gone; what is finished is kept: start"
                     " workers and run again"

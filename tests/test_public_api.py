@@ -40,6 +40,7 @@ RANKS = (
         "layer_names",
         "layer_outputs",
         "clusters",
+        "job_queues",
         "disk",
     },
     {

@@ -34,6 +34,7 @@ VERBS = (
     instruments.metrics,
     instruments.validity,
     instruments.verify,
+    instruments.job_script,
 )
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C

@@ -303,7 +303,10 @@ def record(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Share them out over a Dask cluster: its address, tcp://HOST:PORT."),
+        typer.Option(
+            help="Share them out over a Dask cluster: its address, tcp://HOST:PORT, or jobs such as"
+            " slurm:jobs=4,cores=8,memory=32GB (pbs, lsf, sge, oar, htcondor)."
+        ),
     ] = None,
     device: Device = "auto",
     visual_degrees: Degrees = None,

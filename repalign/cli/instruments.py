@@ -101,3 +101,14 @@ def verify(
     print_records(rows, columns, as_json=as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def job_script(
+    jobs: Annotated[
+        str, typer.Argument(help="As --scheduler takes it, such as slurm:cores=8,memory=32GB.")
+    ],
+) -> None:
+    """Print the job script that a batch system would be given, without submitting it."""
+    from repalign.job_queues import JobQueue
+
+    print(JobQueue.parse(jobs).script())
