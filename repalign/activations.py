@@ -87,7 +87,8 @@ def record(
         scheduler: the address of a Dask scheduler, a `distributed.Client`, or jobs of a batch
             system such as ``"slurm:jobs=4,cores=8,memory=32GB"`` (`repalign.job_queues`). Their
             workers share the stimuli out, one task at a time on each, and write into ``to``, which
-            all must see. A lost worker's part goes to another.
+            all must see. A lost worker's part goes to another. ``memory`` is three quarters of a
+            worker's limit where it is not given.
         visual_degrees: width of the network's input in degrees of visual angle.
         mirror, offline: where weights are looked for.
         progress: show a progress bar on stderr.

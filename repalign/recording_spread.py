@@ -18,6 +18,7 @@ from repalign.activation_stores import GrowingLayer
 from repalign.clusters import Seat, hand_out
 from repalign.evaluation import evaluating
 from repalign.layer_list import problems
+from repalign.memory import resident
 from repalign.metrics.calls import pick_device
 from repalign.progress import track
 from repalign.recording_pass import decode_batch, to_device
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from distributed import Client
 
 SPAN_S = 30.0  # that a task takes: long beside its beginning, short beside the run
+OF_THE_LIMIT = 0.75  # of a worker's memory: Dask lets one wait that holds four fifths
+WORKER_BYTES = 500 << 20  # that a worker holds before a task, about
 SPANS_A_WORKER = 4  # at least, so that all end at about the same time
 
 
@@ -51,9 +54,16 @@ def spread_recording(
         there: where the workers show the stimuli: ``auto`` or a name; of several GPUs in
             one machine each worker takes its own.
     """
+    if run.memory is None:
+        limits = [one["memory_limit"] for one in client.scheduler_info()["workers"].values()]
+        if any(limits):  # at which Dask, or the batch system, ends a worker
+            run = replace(run, memory=int(OF_THE_LIMIT * min(filter(None, limits))))
     with run.disk_errors():
+        # what this process holds already is none of the workers' memory
+        more = max(0, resident() - WORKER_BYTES)
+        here = run if run.memory is None else replace(run, memory=run.memory + more)
         with evaluating(run.network.module, device, memory_format=memory_format_of(device)):
-            probe, grown = run.begin(layers, by_name=by_name, device=device)
+            probe, grown = here.begin(layers, by_name=by_name, device=device)
         quiet = replace(run, progress=False)
         for same in by_rows(grown):
             n_workers = len(client.scheduler_info()["workers"])

@@ -79,7 +79,7 @@ def jobs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with slurm_machine.slurm(tmp_path_factory.mktemp("slurm")):
         logs = tmp_path_factory.mktemp("logs")
         yield (
-            "slurm:jobs=2,cores=1,memory=1GB,walltime=00:10:00,queue=main,interface=lo"
+            "slurm:jobs=2,cores=1,memory=1900MB,walltime=00:10:00,queue=main,interface=lo"
             f",logs={logs},setup=export PYTHONPATH={Path(__file__).parent}:$PYTHONPATH"
         )
 
