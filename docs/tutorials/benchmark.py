@@ -53,7 +53,10 @@ print(quality)
 
 # %%
 models = ["efficientnet_lite0", "efficientnet_lite0@random", "pixels"]
-layers = {model: ra.record(model, stimuli=recording, to="data", progress=False) for model in models}
+layers = {
+    model: ra.record(model, stimuli=recording, to="data", progress=False)
+    for model in models
+}
 for name, layer in layers["efficientnet_lite0"].items():
     print(f"{name:12} {layer.sizes['neuroid']:7} units")
 
@@ -82,7 +85,10 @@ for (metric_name, model), found in results.items():
         f"  [{best.ci_low:.3f}, {best.ci_high:.3f}]  null {best.null_mean:6.3f}"
         f"  ceiling {best.ceiling_low:.3f}"
     )
-assert all(results[metric.name, models[0]].best().layer == "blocks.5" for metric in metrics)
+assert all(
+    results[metric.name, models[0]].best().layer == "blocks.5"
+    for metric in metrics
+)
 
 # %% [markdown]
 # Each metric finds the planted layer, and the trained network is far above its twin and the pixels.
@@ -96,8 +102,17 @@ figure, axes = plt.subplots(1, 3, figsize=(9, 2.8), constrained_layout=True)
 for axis, metric in zip(axes, metrics, strict=True):
     for model in models[:2]:
         found = results[metric.name, model]
-        axis.plot([one.layer for one in found], [one.value for one in found], "o-", label=model)
-    axis.axhline(results[metric.name, models[0]][0].ceiling_low, color="0.6", linestyle=":")
+        axis.plot(
+            [one.layer for one in found],
+            [one.value for one in found],
+            "o-",
+            label=model,
+        )
+    axis.axhline(
+        results[metric.name, models[0]][0].ceiling_low,
+        color="0.6",
+        linestyle=":",
+    )
     axis.tick_params(axis="x", rotation=90)
     axis.set_title(metric.name)
 axes[0].set_ylabel("similarity (dotted: ceiling)")

@@ -24,7 +24,9 @@ from repalign.scenes import make_scenes
 from repalign.stimuli import encode_png
 
 scenes = make_scenes(96, seed=0, size=32)
-stimuli = ra.Stimuli(scenes.stimulus_id, [encode_png(image) for image in scenes.images])
+stimuli = ra.Stimuli(
+    scenes.stimulus_id, [encode_png(image) for image in scenes.images]
+)
 model, layers = "digits_cnn@random", ["conv2", "hidden"]
 
 # %% [markdown]
@@ -34,9 +36,22 @@ model, layers = "digits_cnn@random", ["conv2", "hidden"]
 # several) and end with the call. A shard is `batch_size` stimuli.
 
 # %%
-alone = ra.record(model, stimuli=stimuli, layers=layers, to="alone", batch_size=8, progress=False)
+alone = ra.record(
+    model,
+    stimuli=stimuli,
+    layers=layers,
+    to="alone",
+    batch_size=8,
+    progress=False,
+)
 shared = ra.record(
-    model, stimuli=stimuli, layers=layers, to="shared", batch_size=8, workers=2, progress=False
+    model,
+    stimuli=stimuli,
+    layers=layers,
+    to="shared",
+    batch_size=8,
+    workers=2,
+    progress=False,
 )
 for name in layers:
     one, two = alone[name]["response"].values, shared[name]["response"].values
@@ -52,7 +67,9 @@ for name in layers:
 # %%
 from distributed import Client, LocalCluster
 
-cluster = LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+cluster = LocalCluster(
+    n_workers=2, threads_per_worker=1, dashboard_address=None
+)
 client = Client(cluster)
 over_address = ra.record(
     model,
@@ -78,7 +95,9 @@ print({name: dict(layer.sizes) for name, layer in over_address.items()})
 import time
 
 begin = time.perf_counter()
-again = ra.record(model, stimuli=stimuli, layers=layers, to="cluster", scheduler=client)
+again = ra.record(
+    model, stimuli=stimuli, layers=layers, to="cluster", scheduler=client
+)
 print("opened, not recorded:", time.perf_counter() - begin < 5)
 
 # %% [markdown]
@@ -97,18 +116,24 @@ recording = ra.make_recording(
     region="IT",
     species="simulated",
 )
-brain = ra.save_recording(recording, "brain.zarr", stimuli=stimuli).attrs["store"]
+brain = ra.save_recording(recording, "brain.zarr", stimuli=stimuli).attrs[
+    "store"
+]
 
 
 def compare_stores(brain, layer, metric):
     """One row, from two paths."""
     import repalign as ra
 
-    return ra.compare(ra.open_store(brain), ra.open_store(layer), metric, device="cpu").rows()[0]
+    return ra.compare(
+        ra.open_store(brain), ra.open_store(layer), metric, device="cpu"
+    ).rows()[0]
 
 
 tasks = [
-    client.submit(compare_stores, brain, over_address[name].attrs["store"], metric)
+    client.submit(
+        compare_stores, brain, over_address[name].attrs["store"], metric
+    )
     for metric in (ra.RSA(), ra.CKA())
     for name in layers
 ]

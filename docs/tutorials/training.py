@@ -29,7 +29,9 @@ import repalign as ra
 from repalign.robust_digits import UNLABELLED, write_robust_digits
 from repalign.training.task_data import load_task
 
-card = write_robust_digits("raw")  # trains the robust network, and simulates neurons that read it
+card = write_robust_digits(
+    "raw"
+)  # trains the robust network, and simulates neurons that read it
 recording = ra.select(ra.ingest(card, to="data"), region="IT")
 print(dict(recording["response"].sizes))
 
@@ -40,11 +42,15 @@ print(dict(recording["response"].sizes))
 # on them is no memory.
 
 # %%
-held_out = json.loads((card.parent / "truth.json").read_text())["held_out_stimuli"]
+held_out = json.loads((card.parent / "truth.json").read_text())[
+    "held_out_stimuli"
+]
 every = list(dict.fromkeys(recording["stimulus_id"].values))
 to_align = [one for one in every if one not in set(held_out)]
 task = load_task(
-    "digits", preprocessing=ra.load_network("digits_cnn").preprocessing, validation=UNLABELLED
+    "digits",
+    preprocessing=ra.load_network("digits_cnn").preprocessing,
+    validation=UNLABELLED,
 )
 print(
     f"task: {len(task.train)} labelled digits; alignment: {len(to_align)} of {len(every)} stimuli"
@@ -76,12 +82,18 @@ def train(target, *, epochs=12, batch_size=64):
     align = None
     if target is not None:
         align = ra.AlignmentLoss(
-            network, layer="hidden", target=target, metric="log-cka", stimulus_ids=to_align
+            network,
+            layer="hidden",
+            target=target,
+            metric="log-cka",
+            stimulus_ids=to_align,
         )
     optimizer = torch.optim.Adam(network.module.parameters(), lr=1e-3)
     order = torch.Generator().manual_seed(0)
     for _ in range(epochs):
-        for rows in torch.randperm(len(task.train), generator=order).split(batch_size):
+        for rows in torch.randperm(len(task.train), generator=order).split(
+            batch_size
+        ):
             images, labels = task.train.batch(rows)
             loss = cross_entropy(network.module(images), labels)
             if align is not None:
@@ -93,7 +105,11 @@ def train(target, *, epochs=12, batch_size=64):
     return network
 
 
-targets = {"nothing": None, "the population": recording, "its rows shuffled": shuffled}
+targets = {
+    "nothing": None,
+    "the population": recording,
+    "its rows shuffled": shuffled,
+}
 networks = {name: train(target) for name, target in targets.items()}
 
 # %% [markdown]
@@ -104,8 +120,16 @@ networks = {name: train(target) for name, target in targets.items()}
 # %%
 unseen = ra.select(recording, stimulus_id=held_out)
 for name, network in networks.items():
-    layer = ra.record(network, stimuli=unseen, layers="hidden", to=f"data/{name}", progress=False)
-    print(f"{name:18} {ra.compare(unseen, layer, ra.CKA(), n_resamples=0)[0].value:.3f}")
+    layer = ra.record(
+        network,
+        stimuli=unseen,
+        layers="hidden",
+        to=f"data/{name}",
+        progress=False,
+    )
+    print(
+        f"{name:18} {ra.compare(unseen, layer, ra.CKA(), n_resamples=0)[0].value:.3f}"
+    )
 
 # %% [markdown]
 # ## Did it make the network robust?
@@ -132,7 +156,11 @@ def attacked(attack):
 
 by_cross_entropy = attacked(ra.PGD(steps=20))
 for name, curve in by_cross_entropy.items():
-    print(f"{name:18}", *(f"{share:.2f}" for share in curve.accuracy), f"  area {curve.auc:.3f}")
+    print(
+        f"{name:18}",
+        *(f"{share:.2f}" for share in curve.accuracy),
+        f"  area {curve.auc:.3f}",
+    )
 
 # %% [markdown]
 # ## Is the robustness real?
@@ -158,7 +186,11 @@ print(audit)
 # %%
 by_margin = attacked(ra.PGD(steps=20, loss="margin"))
 for name, curve in by_margin.items():
-    print(f"{name:18}", *(f"{share:.2f}" for share in curve.accuracy), f"  area {curve.auc:.3f}")
+    print(
+        f"{name:18}",
+        *(f"{share:.2f}" for share in curve.accuracy),
+        f"  area {curve.auc:.3f}",
+    )
 rivals = [by_margin[name].auc for name in ("nothing", "its rows shuffled")]
 assert not audit.passed
 assert by_margin["the population"].auc > max(rivals)
@@ -168,7 +200,11 @@ figure, axis = plt.subplots(figsize=(5.5, 3), constrained_layout=True)
 for name, curve in by_margin.items():
     axis.plot(curve.eps, curve.accuracy, "o-", label=name)
     axis.fill_between(curve.eps, curve.ci_low, curve.ci_high, alpha=0.15)
-axis.set(xlabel="size of the attack (Linf, pixels in [0, 1])", ylabel="accuracy", ylim=(0, 1))
+axis.set(
+    xlabel="size of the attack (Linf, pixels in [0, 1])",
+    ylabel="accuracy",
+    ylim=(0, 1),
+)
 axis.legend(title="drawn to", fontsize=8)
 plt.show()
 
