@@ -78,13 +78,14 @@ for metric in metrics:
         results[metric.name, model] = ra.compare(
             recording, layers[model], metric, n_resamples=200, null_draws=10
         )
-for (metric_name, model), found in results.items():
-    best = found.best()
-    print(
-        f"{metric_name:6} {model:26} {best.layer:12} {best.value:6.3f}"
-        f"  [{best.ci_low:.3f}, {best.ci_high:.3f}]  null {best.null_mean:6.3f}"
-        f"  ceiling {best.ceiling_low:.3f}"
-    )
+for metric in metrics:
+    ceiling = results[metric.name, models[0]][0].ceiling_low
+    print(f"{metric.name}, ceiling {ceiling:.3f}")
+    for model in models:
+        best = results[metric.name, model].best()
+        interval = f"[{best.ci_low:6.3f}, {best.ci_high:.3f}]"
+        null = f"null {best.null_mean:6.3f}"
+        print(f"  {model:26} {best.layer:8} {best.value:.3f} {interval} {null}")
 assert all(
     results[metric.name, models[0]].best().layer == "blocks.5"
     for metric in metrics

@@ -116,9 +116,8 @@ recording = ra.make_recording(
     region="IT",
     species="simulated",
 )
-brain = ra.save_recording(recording, "brain.zarr", stimuli=stimuli).attrs[
-    "store"
-]
+saved = ra.save_recording(recording, "brain.zarr", stimuli=stimuli)
+brain = saved.attrs["store"]
 
 
 def compare_stores(brain, layer, metric):
@@ -138,8 +137,9 @@ tasks = [
     for name in layers
 ]
 for row in client.gather(tasks):
+    value, ceiling = row["value"], row["ceiling_low"]
     print(
-        f"{row['metric']:4} {row['layer']:9} {row['value']:.3f}  ceiling {row['ceiling_low']:.3f}"
+        f"{row['metric']:4} {row['layer']:7} {value:.3f}, ceiling {ceiling:.3f}"
     )
 
 # %%
