@@ -2,7 +2,7 @@
 # Runs every check of the project; arguments go to pytest. The first failure stops it.
 set -eu
 root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
-sh "$root/scripts/install.sh" test
+sh "$root/scripts/install.sh" test,docs
 cd "$root"
 
 step() {
