@@ -98,6 +98,7 @@ RANKS = (
         "results",
         "populations",
         "comparison",
+        "recording_ceilings",
         "scoring",
         "recipes",
         "brainio_files",
@@ -114,6 +115,7 @@ RANKS = (
     {"reporting", "tables"},
     {"finetuning"},
     {"demonstration", "robust_digits", "training_demonstration", "inputs"},
+    {"studies"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
