@@ -46,6 +46,7 @@ def build_grid(config: StudyConfig) -> Grid:
     for entry in entries:
         ds = open_selected(entry.name, entry.select, config)
         opened.append((_described(ds, entry.select), ds))
+    _refuse_twice([one for one, _ in opened])
     groups: list[Group] = []
     left_out: dict[str, None] = {}
     shown: dict[int, tuple[Stimuli, str]] = {}
@@ -70,11 +71,38 @@ def build_grid(config: StudyConfig) -> Grid:
         for metric in metrics.values()
     }
     left_out |= dict.fromkeys(sorted(filter(None, reasons)))
-    groups.sort(key=lambda group: [one for one, _ in opened].index(group.recording))
+    order = [one for one, _ in opened]
+    groups.sort(key=lambda group: order.index(group.recording))
+    _refuse_ambiguous(groups)
     grid = Grid(tuple(groups), metrics, config.inference, tuple(left_out))
     if next(grid.cells(), None) is None:
         raise ValueError(f"the grid of study {config.name} is empty: " + "; ".join(left_out))
     return grid
+
+
+def _refuse_twice(recordings: Sequence[StudyRecording]) -> None:
+    """Rows name their recording, so that no two may be called the same."""
+    stores: dict[str, str] = {}
+    for one in recordings:
+        if str(one) in stores:
+            raise ValueError(
+                f"two recordings are called {str(one)!r}: {stores[str(one)]} and {one.store}; leave"
+                " one out, or give it another name"
+            )
+        stores[str(one)] = one.store
+
+
+def _refuse_ambiguous(groups: Sequence[Group]) -> None:
+    """Rows name their model and layer, so that no two stores may stand for the same."""
+    stores: dict[tuple[str, str, str], str] = {}
+    for group in groups:
+        for layer in group.layers:
+            place = (str(group.recording), layer.model, layer.layer)
+            if stores.setdefault(place, layer.store) != layer.store:
+                raise ValueError(
+                    f"two models of {group.recording} are called {layer.model!r}, layer"
+                    f" {layer.layer!r}: {stores[place]} and {layer.store}; exclude one of them"
+                )
 
 
 def open_selected(name: str, conditions: Sequence[str], config: StudyConfig | None) -> xr.Dataset:

@@ -50,8 +50,8 @@ def run_study(
     each layer is read once and serves all its metrics, in tasks of some seconds. This process alone
     writes results, every few seconds; a second run of the same study waits for the first.
 
-    Values are the same, bit for bit, for any number of workers: each cell is computed by itself
-    and in one thread.
+    Values are the same, bit for bit, for any number of workers: each layer is compared by itself,
+    on the CPU and in one thread.
 
     Args:
         source: path of a TOML file, its content, or a `StudyConfig`.
