@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from repalign.activations import open_layers
 from repalign.choices import parse_choice
 from repalign.metrics import METRICS as KNOWN
 from repalign.opening import open_recording
+from repalign.reporting import read_rows
 from repalign.scoring import settings_that_count
 from repalign.studies import collect_study, plan_study, read_study, run_study, study_status
 from repalign.studies.building import build_grid
@@ -104,6 +104,28 @@ def test_noise_ceilings_are_computed_once_a_recording_and_metric(tmp_path: Path)
     assert kinds.count("cell") == CELLS
 
 
+def test_a_selection_is_a_recording_of_its_own(tmp_path: Path) -> None:
+    part = {"name": str(tmp_path / "lab.zarr"), "select": ["stimulus_id=" + ",".join(IDS[:12])]}
+    study = make_study(tmp_path, metrics=["rsa"])
+    study["recordings"] = [study["recordings"][0], part | {"select": ["region=IT"]}, part]
+    assert run(study).done == 5 * (2 + 1 + 2)
+    table = collect_study(study).table
+    recording = open_recording(str(tmp_path / "lab.zarr"))
+    layers = open_layers(tmp_path / "one.zarr")
+    for selected, words in (
+        (ra.select(recording, region="IT"), "region=IT"),
+        (ra.select(recording, stimulus_id=IDS[:12]), part["select"][0]),
+    ):
+        rows = ra.compare(
+            selected, layers, ra.RSA(), n_resamples=20, null_draws=3, seed=1, device="cpu"
+        ).rows()
+        same = table[(table["selection"] == words) & (table["model"] == "one")]
+        for name in ("value", "ceiling_low", "ci_low", "n_stimuli"):
+            of_layers = sorted((row["layer"], row["region"], row[name]) for row in rows)
+            found = same[["layer", "region", name]].itertuples(index=False, name=None)
+            assert sorted(found) == of_layers
+
+
 CHANGES: dict[str, tuple[dict[str, Any], int]] = {
     "a metric's parameter": ({"metrics": ["rsa:comparator=corr", *METRICS[1:]]}, 10),
     "the seed, which all draw with": ({"inference": {"n_resamples": 20, "seed": 2}}, 30),
@@ -180,6 +202,34 @@ def test_other_activations_and_recordings_invalidate_their_own_cells(tmp_path: P
     assert (status.done, status.ceilings_done) == (0, 0)
     write_recording(tmp_path, seed=0)  # what comes back is known
     assert study_status(study).done == CELLS
+
+
+def test_a_card_invalidates_its_cells_where_the_network_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cards = tmp_path / "cards"
+    cards.mkdir()
+    monkeypatch.setenv("REPALIGN_CARDS", str(cards))
+
+    def write_card(name: str, *, size: int = 8, title: str = "") -> None:
+        (cards / f"{name}.toml").write_text(
+            f'name = "{name}"\ntitle = "{title}"\nsource = "repalign:pixels"\nweights = "none"\n'
+            f'layers = ["pixels"]\n[preprocessing]\nsize = [{size}, {size}]\n',
+            encoding="utf-8",
+        )
+
+    write_card("small_a")
+    write_card("small_b")
+    study = make_study(tmp_path, models=["small_*"], metrics=["cka"])
+    assert run(study).done == 4
+    write_card("small_a", title="Another title")
+    assert study_status(study).done == 4
+    write_card("small_a", size=9)
+    status = study_status(study)
+    assert (status.done, status.to_do, status.stale) == (2, 2, 2)
+    assert set(collect_study(study).table["model"]) == {"small_b"}
+    assert run(study).done == 4
+    assert computed(study) == 6
 
 
 def test_versions_of_repalign_keep_their_results_while_no_computing_module_changes(
@@ -473,15 +523,16 @@ def test_the_example_runs_on_the_92_images(
     )
     monkeypatch.setenv("REPALIGN_MIRROR", str(data_folder))
     status = run(tmp_path / "study.toml")
-    assert status.done == status.cells == (6 + 1) * 18 * 2
+    assert status.done == status.cells == 6 * 18 * 2
     results = collect_study(tmp_path / "study.toml")
     array = results.to_xarray()["value"].sel(
-        recording="kriegeskorte2008 (species=macaque)", metric="rsa", layer="blocks.5"
+        target="macaque IT group", metric="rsa", layer="blocks.5"
     )
     trained, twin = (
-        float(array.sel(model=name).max())
+        float(array.sel(model=name).item())
         for name in ("efficientnet_lite0", "efficientnet_lite0@random:0")
     )
     assert trained == pytest.approx(0.446, abs=0.001)
     assert twin == pytest.approx(0.261, abs=0.001)
-    shutil.rmtree(tmp_path)
+    results.save(tmp_path / "results" / "results.json")
+    assert len(read_rows(tmp_path / "results")) == status.cells  # what `repalign report` reads

@@ -11,7 +11,7 @@ from repalign.metrics import RSA, Metric
 from repalign.recording import Target
 from repalign.store import read_manifest
 from repalign.studies.configuration import InferenceSection
-from repalign.studies.keys import ceiling_key, cell_key, digest_of, metric_digest
+from repalign.studies.keys import ceiling_key, cell_keys, digest_of, metric_digest
 
 
 @dataclass(frozen=True)
@@ -162,13 +162,11 @@ class Grid:
                     same = (text, layer.n_stimuli)
                     if same not in of_metrics:
                         of_metrics[same] = metric_digest(metric, layer.n_stimuli, self.inference)
-                    of_metric = of_metrics[same]
-                    keys = {
-                        target: cell_key(digest, target, of_layer, of_metric)
+                    keys = (
+                        cell_keys(digest, recording.targets, of_layer, of_metrics[same])
                         if layer.fingerprint
-                        else ""
-                        for target in recording.targets
-                    }
+                        else dict.fromkeys(recording.targets, "")
+                    )
                     yield Block(recording, group.model, layer, text, keys, ceilings[place])
 
     def cells(self) -> Iterator[Cell]:

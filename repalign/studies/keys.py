@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -86,17 +86,24 @@ def metric_digest(metric: Metric, n_stimuli: int, inference: InferenceSection) -
     return digest_of([describe_metric(metric), settings, code_digest()])
 
 
-def cell_key(recording: str, target: Target, layer: str, metric: str) -> str:
-    """Key of one cell, from the digests of what it is made of.
+def cell_keys(
+    recording: str, targets: Sequence[Target], layer: str, metric: str
+) -> dict[Target, str]:
+    """Keys of the cells of one layer and metric, from the digests of what they are made of.
 
     Args:
         recording: digest of its name and fingerprint.
-        target: species, region and subject.
+        targets: species, region and subject of each cell.
         layer: digest of its model, name and fingerprint.
         metric: from `metric_digest`.
     """
-    parts = "\n".join((recording, "\0".join(target), layer, metric))
-    return sha256(parts.encode()).hexdigest()[:DIGITS]
+    shared = sha256(f"{recording}\n{layer}\n{metric}\n".encode())
+    keys = {}
+    for target in targets:
+        digest = shared.copy()
+        digest.update("\0".join(target).encode())
+        keys[target] = digest.hexdigest()[:DIGITS]
+    return keys
 
 
 def ceiling_key(
