@@ -24,6 +24,7 @@ _HOME = {
     "check_validity": "repalign.validity",
     "CKA": "repalign.metrics",
     "cka_of_layers": "repalign.layer_pairs",
+    "collect_study": "repalign.studies",
     "compare": "repalign.comparison",
     "CONTROLS": "repalign.regularize",
     "copy_store": "repalign.copying",
@@ -51,6 +52,7 @@ _HOME = {
     "open_store": "repalign.store",
     "PGD": "repalign.robustness",
     "PixelNetwork": "repalign.robustness",
+    "plan_study": "repalign.studies",
     "PLS": "repalign.metrics",
     "principal_components": "repalign.autoencoders",
     "Procrustes": "repalign.metrics",
@@ -63,6 +65,7 @@ _HOME = {
     "rotated_layers": "repalign.rotations",
     "RSA": "repalign.metrics",
     "run_experiment": "repalign.experiments",
+    "run_study": "repalign.studies",
     "Schedule": "repalign.regularize",
     "save_recording": "repalign.opening",
     "score_continuous": "repalign.continuous",
@@ -71,6 +74,8 @@ _HOME = {
     "simulate": "repalign.simulation",
     "Square": "repalign.robustness",
     "Stimuli": "repalign.stimuli",
+    "study_status": "repalign.studies",
+    "StudyConfig": "repalign.studies",
     "to_rsatoolbox": "repalign.rsatoolbox_objects",
     "train_autoencoder": "repalign.autoencoders",
     "verify": "repalign.verification",
@@ -102,6 +107,7 @@ __all__ = [
     "Schedule",
     "Square",
     "Stimuli",
+    "StudyConfig",
     "__version__",
     "autoencoder_features",
     "average_repeats",
@@ -110,6 +116,7 @@ __all__ = [
     "check_recording",
     "check_validity",
     "cka_of_layers",
+    "collect_study",
     "compare",
     "copy_store",
     "corruption_table",
@@ -130,6 +137,7 @@ __all__ = [
     "masking_audit",
     "match_features",
     "open_store",
+    "plan_study",
     "principal_components",
     "record",
     "replay",
@@ -137,11 +145,13 @@ __all__ = [
     "rollout",
     "rotated_layers",
     "run_experiment",
+    "run_study",
     "save_recording",
     "score_continuous",
     "select",
     "select_reliable",
     "simulate",
+    "study_status",
     "to_rsatoolbox",
     "train_autoencoder",
     "verify",
@@ -209,6 +219,7 @@ if TYPE_CHECKING:
     from repalign.stimuli import Stimuli
     from repalign.store import open_store
     from repalign.store_checks import verify_store
+    from repalign.studies import StudyConfig, collect_study, plan_study, run_study, study_status
     from repalign.validity import check_validity
     from repalign.verification import verify
 

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
 
 import torch
 import xarray as xr
-from torch import Tensor
 
 from repalign import __version__
-from repalign.ceiling import (
-    MINIMUM_REPEATED,
-    Ceiling,
-    ceiling_over_subjects,
-    has_split_half,
-    split_half_ceiling,
-)
+from repalign.ceiling import MINIMUM_REPEATED, Ceiling, has_split_half
 from repalign.inference import Interval
 from repalign.metrics import RSA, Metric
 from repalign.metrics.calls import pick_device
@@ -37,12 +29,10 @@ from repalign.populations import (
 )
 from repalign.progress import track
 from repalign.recording import ALIGNED_TO, STIMULUS, stimulus_ids
+from repalign.recording_ceilings import CeilingChoice, ceiling_choice, ceilings_of
 from repalign.results import Comparison, Comparisons
 from repalign.scoring import Resampling, null_of, scores_of
 
-CeilingChoice = Literal["auto", "split-half", "nili", "none"]
-CEILINGS: tuple[str, ...] = get_args(CeilingChoice)
-GROUP_SUBJECT = "group"
 EPISODE = "episode"  # of the steps of a rollout
 
 
@@ -99,11 +89,7 @@ def compare(
         20
     """
     metric = RSA() if metric is None else metric
-    choice: CeilingChoice = (
-        ("auto" if ceiling else "none") if isinstance(ceiling, bool) else ceiling
-    )
-    if choice not in CEILINGS:
-        raise ValueError(f"ceiling {choice!r}; expected {', '.join(CEILINGS)}")
+    choice = ceiling_choice(ceiling)
     if n_resamples is not None and n_resamples < 0:
         raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
     first = as_population(first, "first")
@@ -126,7 +112,7 @@ def compare(
         n_resamples = null_draws = 0
     resampling = Resampling(n_resamples, confidence, seed, labels)
     brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(first)]
-    ceilings = [_ceiling(brain, brains, metric, choice, seed) for brain in brains]
+    ceilings = ceilings_of(brains, metric, choice, seed)
     models: list[MatchedPopulation] = []
     for other, other_note in matches:
         by_order = whole and isinstance(other, int) and other == len(stimulus_ids(first))
@@ -178,65 +164,6 @@ def _trained_on(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str] | int)
     return (
         f"; {second.attrs.get('model')} was aligned to {seen} of these {len(ids)} stimuli, so its"
         " scores are inflated: select stimuli that it was not aligned to (its card names them)"
-    )
-
-
-def _individuals(
-    brain: MatchedPopulation, brains: Sequence[MatchedPopulation]
-) -> list[MatchedPopulation]:
-    """All individual subjects of a brain's species and region."""
-    return [
-        other
-        for other in brains
-        if other.target[:2] == brain.target[:2] and other.target.subject != GROUP_SUBJECT
-    ]
-
-
-def _repeated(repeats: Tensor) -> int:
-    """Number of stimuli with two or more repetitions."""
-    shown = ~torch.isnan(repeats).all(dim=2)
-    return int((shown.sum(dim=0) >= 2).sum())
-
-
-def _ceiling(
-    brain: MatchedPopulation,
-    brains: Sequence[MatchedPopulation],
-    metric: Metric,
-    choice: CeilingChoice,
-    seed: int,
-) -> Ceiling | None:
-    peers = _individuals(brain, brains)
-    among_subjects = (
-        isinstance(metric, RSA) and len(peers) > 1 and brain.target.subject != GROUP_SUBJECT
-    )
-    if choice == "none":
-        return None
-    if choice == "split-half" and brain.repeats is None:
-        raise ValueError(
-            f"{brain.dataset}: a split-half ceiling needs 2 or more repetitions; use nili or none"
-        )
-    if choice == "nili" and not isinstance(metric, RSA):
-        raise ValueError(f"the ceiling over subjects compares RDMs; {metric.name} has none")
-    if choice == "nili" and not any(_individuals(other, brains)[1:] for other in brains):
-        raise ValueError(
-            f"{brain.dataset}: a ceiling over subjects needs 2 or more individual subjects of one"
-            " species and region; use split-half or none"
-        )
-    if brain.repeats is not None and choice == "split-half":
-        return split_half_ceiling(brain.repeats, metric, seed=seed)
-    if (
-        brain.repeats is not None
-        and choice == "auto"
-        and has_split_half(metric)
-        and _repeated(brain.repeats) >= MINIMUM_REPEATED
-    ):
-        return split_half_ceiling(brain.repeats, metric, seed=seed)
-    if not among_subjects or not isinstance(metric, RSA):
-        return None
-    return ceiling_over_subjects(
-        torch.stack([peer.prepared for peer in peers]),
-        comparator=metric.comparator,
-        subject=next(i for i, peer in enumerate(peers) if peer is brain),
     )
 
 

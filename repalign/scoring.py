@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,6 +52,46 @@ def scores_of(
     return ((_value(metric, brain.prepared, model.prepared), None) for model in models)
 
 
+def settings_that_count(
+    metric: Metric,
+    n_stimuli: int,
+    *,
+    n_resamples: int | None,
+    confidence: float,
+    null_draws: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Which of the settings can change a value, its interval or its null; others are left out.
+
+    Two calls with the same dict have the same results, bit for bit.
+
+    Example:
+        >>> settings_that_count(
+        ...     CKA(), 400, n_resamples=100, confidence=0.95, null_draws=None, seed=3
+        ... )
+        {'interval': 'jackknife', 'confidence': 0.95}
+    """
+    bootstrap = {"interval": "bootstrap", "confidence": confidence, "seed": seed}
+    counting: dict[str, Any] = {}
+    if n_resamples == 0:
+        pass
+    elif isinstance(metric, RSA):
+        if comparator_named(metric.comparator).name in WEIGHTED:
+            counting = bootstrap | {"n_resamples": n_resamples}
+    elif isinstance(metric, CKA):
+        counting = {"interval": "jackknife", "confidence": confidence}
+    elif isinstance(metric, Predictivity) and metric.score == "pearson":
+        counting = bootstrap | {"n_resamples": 1000 if n_resamples is None else n_resamples}
+    draws = _draws(null_draws, n_stimuli)
+    return counting | ({"null_draws": draws, "seed": seed} if draws else {})
+
+
+def _draws(draws: int | None, n_stimuli: int) -> int:
+    if draws is None:
+        return NULL_DRAWS if n_stimuli <= NULL_STIMULI else 0
+    return draws
+
+
 def _value(metric: Metric, brain: Tensor, model: Tensor) -> float:
     """The metric of what ``match_population`` prepared; the model predicts the brain."""
     of_prepared = getattr(metric, "compare_prepared", metric)
@@ -66,8 +107,7 @@ def null_of(
     seed: int,
 ) -> tuple[float | None, float | None]:
     """Mean and standard deviation of the value with the brain's stimuli shuffled."""
-    if draws is None:
-        draws = NULL_DRAWS if len(brain.ids) <= NULL_STIMULI else 0
+    draws = _draws(draws, len(brain.ids))
     if draws == 0:
         return None, None
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import itertools
-import sys
 import tempfile
 import tracemalloc
 import zipfile
@@ -462,16 +461,6 @@ def test_tables_that_do_not_fit_are_explained(tmp_path: Path) -> None:
         open_array(tmp_path / "r.csv")
     (tmp_path / "r.csv").write_text("stimulus_id,a\n007,1\n008,2\n")
     assert open_array(tmp_path / "r.csv").ids == ("007", "008")
-
-
-def test_without_pyarrow_the_extra_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "r.parquet").write_bytes(b"PAR1")
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
-    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(ImportError, match=r"pip install 'repalign\[parquet\]'"):
-        open_array(tmp_path / "r.parquet")
 
 
 def test_compressed_arrays_too_large_for_the_temporary_folder_are_refused(

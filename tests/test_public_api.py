@@ -99,6 +99,7 @@ RANKS = (
         "results",
         "populations",
         "comparison",
+        "recording_ceilings",
         "scoring",
         "recipes",
         "brainio_files",
@@ -115,6 +116,7 @@ RANKS = (
     {"reporting", "tables"},
     {"finetuning"},
     {"demonstration", "robust_digits", "training_demonstration", "inputs"},
+    {"studies"},
     {"cli"},
 )
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

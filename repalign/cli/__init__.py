@@ -12,7 +12,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from repalign.cli import agents, autoencoder, data, instruments, scores, training
+from repalign.cli import agents, autoencoder, data, instruments, scores, studies, training
 
 VERBS = (
     scores.demo,
@@ -49,6 +49,7 @@ app = typer.Typer(
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(studies.app, name="study")
 
 
 @app.callback(invoke_without_command=True)

@@ -76,19 +76,14 @@ class ParquetTable:
         ids: stimulus ids, where there is a column of them.
 
     Raises:
-        ImportError: pyarrow is not there.
         ValueError: a column that is not numeric, has no name, or stands twice; a row without id.
     """
 
     def __init__(self, path: Path) -> None:
         """Read the file's schema and its ids."""
-        try:
-            from pyarrow import types
-            from pyarrow.parquet import ParquetFile
-        except ImportError as error:
-            raise ImportError(
-                f"{path}: reading Parquet needs pyarrow: pip install 'repalign[parquet]'"
-            ) from error
+        from pyarrow import types
+        from pyarrow.parquet import ParquetFile
+
         self.path, self.ids = path, None
         with ParquetFile(path) as file:
             fields = {field.name: field.type for field in file.schema_arrow}

@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
@@ -123,25 +123,42 @@ def read_config(
     if isinstance(source, kind) and not changes:
         return source
     if isinstance(source, FinetuneConfig):
-        data, where, folder = source.model_dump(exclude_unset=True), "configuration", None
-    elif isinstance(source, Mapping):
-        data, where, folder = dict(source), "configuration", None
-    else:
-        path = Path(source).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f"no configuration at {path}; give the path of a TOML file")
-        try:
-            data = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(f"configuration {path} is not valid TOML: {error}") from error
-        where, folder = f"configuration {path}", path.parent.resolve()
+        source = source.model_dump(exclude_unset=True)
+    data, where, folder = load_toml(source)
     for change in changes:
         data = _changed(data, change)
+    config = validated(data, kind, where)
+    return config if folder is None else _anchored(config, folder)
+
+
+def load_toml(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, Path | None]:
+    """The content of a TOML file or a mapping, how errors call it, and the folder of its paths.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not TOML.
+    """
+    if isinstance(source, Mapping):
+        return dict(source), "configuration", None
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no configuration at {path}; give the path of a TOML file")
     try:
-        config = kind.model_validate(data)
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"configuration {path} is not valid TOML: {error}") from error
+    return data, f"configuration {path}", path.parent.resolve()
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(data: Mapping[str, Any], kind: type[Model], where: str) -> Model:
+    """A configuration of some kind; all that is wrong is said at once, after ``where``."""
+    try:
+        return kind.model_validate(data)
     except ValidationError as error:
         raise ValueError(f"{where}: {_explain(error, kind)}") from error
-    return config if folder is None else _anchored(config, folder)
 
 
 def known_keys(model: type[BaseModel] = FinetuneConfig, prefix: str = "") -> list[str]:
