@@ -37,7 +37,6 @@ EXTRAS = {  # what each is for; a build fails where one is missing or too many
     "nwb": "NWB files",
     "fmri": "fractional ridge for single-trial betas",
     "eeg": "epochs that MNE saved",
-    "parquet": "tables in Parquet",
     "hpc": "dask-jobqueue",
     "cloud": "stores on S3",
     "robust": "foolbox's attacks",

@@ -135,7 +135,7 @@ def test_gaussian_blur_is_that_of_scipy():
 
 @pytest.mark.parametrize("radius", [0.3, 2.0, 7.5])
 def test_a_disk_spreads_like_a_disk(radius):
-    kernel = filters.disk(radius)
+    kernel = filters.disk_kernel(radius)
     place = torch.arange(kernel.shape[0]) - kernel.shape[0] // 2
     spread = float((kernel.sum(0) * place.square()).sum())
     # r²/4 along one axis, and up to 1/4 for the interpolation between two pixels

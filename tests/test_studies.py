@@ -21,7 +21,7 @@ from repalign.opening import open_recording
 from repalign.reporting import read_rows
 from repalign.scoring import settings_that_count
 from repalign.studies import collect_study, plan_study, read_study, run_study, study_status
-from repalign.studies.building import build_grid
+from repalign.studies.grid_building import build_grid
 from repalign.studies.results_store import make_one, read_stored, write_part
 
 CELLS = 5 * 3 * 2  # layers, metrics, regions

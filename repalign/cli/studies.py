@@ -44,7 +44,10 @@ def run(
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Address of a Dask scheduler whose workers see the stores."),
+        typer.Option(
+            help="Address of a Dask scheduler whose workers see the stores, or jobs such as"
+            " slurm:jobs=4,cores=8,memory=32GB."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:

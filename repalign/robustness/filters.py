@@ -81,7 +81,7 @@ def smooth_noise(
     return gaussian_filter(noise, sigma) / float(discrete_gaussian(sigma).square().sum())
 
 
-def disk(radius: float) -> Float[Tensor, "row column"]:
+def disk_kernel(radius: float) -> Float[Tensor, "row column"]:
     """Return a disk of any radius in pixels, as the blur of the linearly interpolated picture."""
     fine = (torch.arange(64, dtype=torch.float64) + 0.5) / 32 - 1
     y, x = (part.reshape(-1) * radius for part in torch.meshgrid(fine, fine, indexing="ij"))

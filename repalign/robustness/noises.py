@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repalign.robustness.filters import (
-    disk,
+    disk_kernel,
     filter_with,
     gaussian_filter,
     normal,
@@ -56,7 +56,7 @@ def gaussian_blur(images: Images, severity: int, generator: torch.Generator) -> 
 def defocus_blur(images: Images, severity: int, generator: torch.Generator) -> Images:
     """Blur with a disk; its edge is softened by linear interpolation, not by a small Gaussian."""
     radius = (3, 4, 6, 8, 10)[severity - 1]
-    return filter_with(images, disk(radius * pixel_scale(images)))
+    return filter_with(images, disk_kernel(radius * pixel_scale(images)))
 
 
 def glass_blur(images: Images, severity: int, generator: torch.Generator) -> Images:

@@ -12,9 +12,9 @@ import numpy as np
 import xarray as xr
 
 from repalign.local_files import write_file
-from repalign.studies.building import build_grid
 from repalign.studies.configuration import StudyConfig, read_study
 from repalign.studies.grid import Grid
+from repalign.studies.grid_building import build_grid
 from repalign.studies.results_store import Stored, read_stored, say_damaged
 
 if TYPE_CHECKING:

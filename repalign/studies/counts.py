@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from repalign.recording_run import say_time
-from repalign.studies.building import build_grid
 from repalign.studies.configuration import StudyConfig, read_study
 from repalign.studies.grid import Grid
+from repalign.studies.grid_building import build_grid
 from repalign.studies.results_store import Stored, read_failures, read_stored, say_damaged
 from repalign.studies.scheduling import seconds_by_metric
 

@@ -20,10 +20,10 @@ from repalign.networks import load_network
 from repalign.recording import make_activations, stimulus_ids
 from repalign.recording_plan import BATCH_SIZE, make_plan, probe_network
 from repalign.recording_run import say_time
-from repalign.studies.building import build_grid, open_selected
 from repalign.studies.configuration import StudyConfig, read_study
 from repalign.studies.counts import StudyStatus, status_of
 from repalign.studies.grid import Grid, Group, StudyRecording
+from repalign.studies.grid_building import build_grid, open_selected
 from repalign.studies.results_store import read_failures, read_stored, say_damaged
 from repalign.studies.tasks import one_thread
 

@@ -13,10 +13,10 @@ from repalign.activations import record
 from repalign.clusters import hand_out, open_client
 from repalign.local_files import locked
 from repalign.recording_run import say_time
-from repalign.studies.building import build_grid, open_selected
 from repalign.studies.configuration import StudyConfig, read_study
 from repalign.studies.counts import StudyStatus, status_of
 from repalign.studies.grid import Grid
+from repalign.studies.grid_building import build_grid, open_selected
 from repalign.studies.results_store import (
     log_event,
     make_one,
@@ -56,8 +56,8 @@ def run_study(
     Args:
         source: path of a TOML file, its content, or a `StudyConfig`.
         workers: processes of this machine; by default those of ``[run]``, else this process alone.
-        scheduler: address of a Dask scheduler, or a `distributed.Client`, whose workers see the
-            stores.
+        scheduler: address of a Dask scheduler, a `distributed.Client`, or jobs of a batch system
+            such as ``slurm:jobs=4,cores=8,memory=32GB``; their workers have to see the stores.
         progress: say on stderr what is done.
 
     Returns:

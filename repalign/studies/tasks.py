@@ -25,9 +25,9 @@ from repalign.metrics import Metric
 from repalign.populations import shared_stimuli
 from repalign.recording import Target, targets
 from repalign.recording_ceilings import noise_ceilings
-from repalign.studies.building import open_selected
 from repalign.studies.configuration import InferenceSection
 from repalign.studies.grid import StudyLayer, StudyRecording
+from repalign.studies.grid_building import open_selected
 
 THREADS = 1  # of a task
 Row = dict[str, Any]
