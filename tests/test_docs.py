@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -166,7 +168,10 @@ def test_examples_of_a_page_give_what_it_shows(
 STAND_IN = """#!/bin/sh
 # Starts what it is given here, twice, as srun and pbsdsh do on the nodes of a job.
 [ "$1" = -- ] && shift
-"$@" & "$@" & wait
+"$@" & first=$!
+"$@" & second=$!
+trap 'kill $first $second' TERM
+wait
 """
 
 
@@ -196,11 +201,25 @@ def test_job_script_records_on_its_workers(script: str, starter: str, tmp_path: 
     }
     (tmp_path / "shared").mkdir()
     command = ["bash", str(DOCS / "hpc" / script), *(arguments if script == "slurm.sh" else [])]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    assert "recording 1 layers on" in done.stderr or "hidden" in done.stdout
+    log = tmp_path / "log"
+    with log.open("wb") as written:
+        job = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env=environment,
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = job.wait(timeout=240)
+        finally:  # as a batch system does at the end of a job
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(job.pid, signal.SIGKILL)
+            job.wait()
+    text = log.read_text(errors="replace")
+    assert status == 0, text[-4000:]
+    assert "recording 1 layers on" in text
     stores = list((tmp_path / "shared" / "stores" / "activations").glob("*/hidden/manifest.json"))
     assert len(stores) == 1
     assert not list((tmp_path / "shared").glob("scheduler-*"))  # it cleans up

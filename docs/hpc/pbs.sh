@@ -17,13 +17,14 @@ export OMP_NUM_THREADS=${NCPUS:-1}
 
 address=$SHARED/scheduler-$PBS_JOBID.json
 dask scheduler --scheduler-file "$address" --port 0 --no-dashboard &
-scheduler=$!
-trap 'kill $scheduler 2>/dev/null || true; rm -f "$address"' EXIT
+started=$!
+trap 'kill $started 2>/dev/null || true; rm -f "$address"' EXIT
 
 # pbsdsh starts a bare shell on each chunk: programs are given by their whole path.
 pbsdsh -- "$(command -v dask)" worker --scheduler-file "$address" --no-dashboard --no-nanny \
     --nworkers 1 --nthreads "$OMP_NUM_THREADS" --memory-limit 0 --death-timeout 120 \
     --local-directory "${TMPDIR:-/tmp}" &
+started="$started $!" # a worker that comes late would wait for a scheduler that has gone
 
 until [ -s "$address" ]; do sleep 1; done
 # shellcheck disable=SC2086
