@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 TRIAL_BYTES = 256 << 20
+TRIAL_SHARE = 8  # no more than one part of so many of what will be written
 BLOCK_BYTES = 16 << 20
 CACHED = 0.1  # of the free memory: what a system holds of a file before it waits for the disk
 
@@ -40,7 +41,7 @@ class DiskSpeed:
 
 
 def try_disk(folder: Path, size: int) -> DiskSpeed:
-    """Measure a disk with a file of 256 MB; all zero where there is no room for it.
+    """Measure a disk with a file of up to 256 MB; all zero for little, or where there is no room.
 
     Args:
         folder: on the disk.
@@ -50,8 +51,11 @@ def try_disk(folder: Path, size: int) -> DiskSpeed:
     import psutil
 
     through = size > CACHED * psutil.virtual_memory().available
+    trial = min(TRIAL_BYTES, int(size / TRIAL_SHARE)) // BLOCK_BYTES * BLOCK_BYTES
+    if not trial:
+        return DiskSpeed()
     path, block = folder / f"trial-{os.getpid()}", np.ones(BLOCK_BYTES, np.uint8).data
-    blocks = range(TRIAL_BYTES // BLOCK_BYTES)
+    blocks = range(trial // BLOCK_BYTES)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with path.open("w+b", buffering=0) as file:
@@ -73,5 +77,5 @@ def try_disk(folder: Path, size: int) -> DiskSpeed:
     finally:
         path.unlink(missing_ok=True)
     return DiskSpeed(
-        *((seconds / TRIAL_BYTES) for seconds in (copied - begin, written - begin, read - written))
+        *((seconds / trial) for seconds in (copied - begin, written - begin, read - written))
     )

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from repalign.disk import DiskSpeed
 from repalign.layer_list import LayerOutput, run_once
 from repalign.memory import PeakMemory, give_back, say_size
 from repalign.networks import Network
@@ -26,6 +25,8 @@ BATCHES_AHEAD = 2  # of images: one in use, one being decoded
 THREADS_BYTES = 40 << 20  # of the heaps of those that decode and write, and of zarr
 SPARE = 0.08  # of the cap, for what no probe sees
 TRIAL_BYTES = 16 << 20
+LOOK_S = 0.2  # at what other processes use
+BESIDE = 3  # threads that decode and write
 
 
 @dataclass(frozen=True)
@@ -201,15 +202,44 @@ def make_plan(
     )
 
 
-def seconds_to_write(folder: Path) -> float:
-    """Seconds for a byte of activations to be hashed, summed and written, measured on 16 MB."""
+def seconds_to_hash() -> float:
+    """Seconds for a byte of activations to be hashed and summed, measured on 16 MB."""
     import hashlib
 
     block = np.ones((8, TRIAL_BYTES // 32), np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
     begin = time.perf_counter()
-    # what is to be recorded may fit where the trial does not
-    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder) as file:
-        hashlib.sha256(block.data)
-        file.writelines(plain_shard(block, rows=8, chunk_rows=1))
+    hashlib.sha256(block.data)
+    plain_shard(block, rows=8, chunk_rows=1)
     return (time.perf_counter() - begin) / TRIAL_BYTES
+
+
+def expected_seconds(
+    probe: Probe, *, stimuli: int, size: int, decoding: float, disk: DiskSpeed
+) -> float:
+    """Seconds that a recording takes: of the network, all cores together, or the disk, the most.
+
+    Args:
+        probe: of the network.
+        stimuli: how many are shown.
+        size: bytes that are written.
+        decoding: seconds to decode one stimulus.
+        disk: where they are written.
+    """
+    showing = probe.seconds * stimuli
+    beside = decoding * stimuli + size * (seconds_to_hash() + disk.copying)
+    cores = free_cores()
+    if probe.device_memory:  # the GPU shows, and the threads beside it do the rest
+        working = beside / min(cores, BESIDE)
+    else:
+        working = (showing * min(torch.get_num_threads(), cores) + beside) / cores
+    return max(showing, working, size * disk.writing)
+
+
+def free_cores() -> float:
+    """Cores that this process may use and that no other uses now; at least one."""
+    import psutil
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    mine = len(affinity(0)) if affinity else os.cpu_count() or 1
+    idle: float = (1 - psutil.cpu_percent(interval=LOOK_S) / 100) * (os.cpu_count() or 1)
+    return max(1.0, min(float(mine), idle))

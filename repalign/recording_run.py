@@ -36,9 +36,9 @@ from repalign.recording_plan import (
     BATCH_SIZE,
     Plan,
     Probe,
+    expected_seconds,
     make_plan,
     probe_network,
-    seconds_to_write,
 )
 from repalign.stimuli import Stimuli
 from repalign.store import METADATA
@@ -221,12 +221,13 @@ class RecordingRun:
             )
             for batch in batches
         ]
-        # writing and decoding go on beside the network, on the cores that it leaves or shares
-        beside = seconds_to_decode * max(left.values())
-        beside += size * seconds_to_write(self.root)
-        cores = torch.get_num_threads() if probe.device_memory == 0 else 1
-        seconds = probe.seconds * max(left.values()) + beside / max(1, cores)
-        seconds = max(seconds, size * try_disk(self.root, size).writing)
+        seconds = expected_seconds(
+            probe,
+            stimuli=max(left.values()),
+            size=size,
+            decoding=seconds_to_decode,
+            disk=try_disk(self.root, size),
+        )
         device = max(plan.device_memory for plan in plans)
         self._say(
             f"{len(names)} layers of {n_stimuli:,} stimuli, {max(batches)} a pass: about"

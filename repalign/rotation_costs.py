@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from repalign.disk import try_disk
 from repalign.metrics.rotation import BLOCK_UNITS, GramSum, rotate_gram
+from repalign.recording_plan import free_cores
 from repalign.rotation_plan import ITEM, Plan
 
 BLOCK_BYTES = 64 << 20
@@ -33,7 +33,7 @@ def expected_seconds(
         decoding: seconds to decode one stimulus.
         precision: of the products.
     """
-    n, cores = plan.n_stimuli, os.cpu_count() or 1
+    n, cores = plan.n_stimuli, free_cores()
     layers = sum(piece.last for one in plan.passes for piece in one)
     disk = try_disk(scratch, plan.scratch_bytes)
     width = min(BLOCK_UNITS, max(1, BLOCK_BYTES // (ITEM * n)))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from test_activations import files_of
 from torch import Tensor, nn
 
-from repalign import disk, local_files, recording_plan
+from repalign import disk, local_files
 from repalign.activations import open_layers, record
 from repalign.cards import Preprocessing
 from repalign.layer_activations import layer_responses
@@ -296,9 +296,10 @@ def largest_file(size: int) -> Any:
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of Unix")
 @pytest.mark.parametrize("run", [record, rotated_layers])
 def test_a_trial_of_the_disk_needs_no_more_room_than_the_run(
-    run: Any, stimuli: Stimuli, tmp_path: Path
+    run: Any, stimuli: Stimuli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    size = min(recording_plan.TRIAL_BYTES, disk.TRIAL_BYTES) // 2
+    monkeypatch.setattr(disk, "TRIAL_SHARE", 0.001)  # a trial even for so little
+    size = disk.BLOCK_BYTES // 2
     with largest_file(size):
         found = run(odd_network(lambda x: x), stimuli=stimuli, layers="odd", to=tmp_path)
     assert found["odd"].sizes["presentation"] == N_STIMULI
@@ -357,6 +358,15 @@ def test_of_two_processes_one_records_and_the_other_opens(path: Path3, tmp_path:
     assert list(open_layers(root)) == ["flat", "odd"]
 
 
+@pytest.fixture
+def _heeds_interrupts() -> Iterator[None]:
+    """Shells let what runs in the background ignore interrupts."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_heeds_interrupts")
 @pytest.mark.parametrize("path", [recorded, rotated])
 def test_an_interrupt_ends_a_run_and_its_threads_at_once(
     path: Path3, stimuli: Stimuli, tmp_path: Path
@@ -405,7 +415,8 @@ def test_an_interrupted_command_says_so_and_exits_with_130(
     )
     verb = ("record", str(tmp_path / "slow.toml"), "--stimuli", str(tmp_path / "session.toml"))
     more = ("--to", str(tmp_path / "to"), "--batch-size", "1")
-    code = "from repalign.cli import main; main()"
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{heed}; from repalign.cli import main; main()"
     command = [sys.executable, "-c", code, *verb, *more]
     pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes) as process:
