@@ -47,6 +47,7 @@ WAYS = [
 
 CHILD = """
 import json, sys, time
+from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(int(sys.argv[6]))
 import repalign as ra
