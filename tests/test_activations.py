@@ -17,8 +17,10 @@ import zarr
 from torch import nn
 
 import repalign as ra
+from repalign import recording_plan
 from repalign.activations import open_layers, record
 from repalign.cards import Preprocessing
+from repalign.disk import DiskSpeed, try_disk
 from repalign.features import features_from_file
 from repalign.hooks import capture, stream
 from repalign.layer_list import LayerOutput, list_layers
@@ -670,3 +672,26 @@ def test_batch_is_chosen_by_the_memory_of_a_gpu_too() -> None:
         make_plan(probe, ["a"], exact=True, **options)
     on_cpu = dataclasses.replace(probe, device_room=0)
     assert make_plan(on_cpu, ["a"], exact=False, **options).batch_size == 32
+
+
+def test_time_is_that_of_the_network_the_cores_or_the_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(recording_plan, "free_cores", lambda: 4.0)
+    monkeypatch.setattr(recording_plan, "seconds_to_hash", lambda: 1e-9)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    probe = Probe({}, 4, 10**9, 10**6, 0, 0, 0, 1000, seconds=0.5)
+
+    def said(size: int, disk: DiskSpeed) -> float:
+        return recording_plan.expected_seconds(
+            probe, stimuli=10, size=size, decoding=0.1, disk=disk
+        )
+
+    assert said(0, DiskSpeed()) == 5.0  # the network alone
+    busy = DiskSpeed(copying=3e-9)
+    assert said(10**10, busy) == pytest.approx((5.0 * 2 + 1.0 + 40.0) / 4)
+    assert said(10**10, DiskSpeed(writing=1e-8)) == pytest.approx(100.0)
+    assert try_disk(tmp_path, 10**6) == DiskSpeed()  # too little to be worth a trial
+    tried = try_disk(tmp_path, 10**9)
+    assert 0 < tried.copying <= tried.writing
+    assert not list(tmp_path.iterdir())

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from repalign.comparison import compare
 from repalign.memory import parse_size, say_size
 from repalign.metrics import Metric
 from repalign.networks import load_network
@@ -25,7 +24,7 @@ from repalign.studies.counts import StudyStatus, status_of
 from repalign.studies.grid import Grid, Group, StudyRecording
 from repalign.studies.grid_building import build_grid, open_selected
 from repalign.studies.results_store import read_failures, read_stored, say_damaged
-from repalign.studies.tasks import one_thread
+from repalign.studies.tasks import compare_layer, one_thread
 
 FLOAT_BYTES = 4
 
@@ -185,17 +184,7 @@ def _probe_metric(grid: Grid, recording: StudyRecording, metric: str, config: St
 def _compare_quietly(ds: Any, layer: Any, metric: Metric, settings: Any) -> None:
     """One comparison as a task makes it; one that fails has taken its time too."""
     try:
-        compare(
-            ds,
-            layer,
-            metric,
-            ceiling=False,
-            n_resamples=settings.n_resamples,
-            confidence=settings.confidence,
-            null_draws=settings.null_draws,
-            seed=settings.seed,
-            device="cpu",
-        )
+        compare_layer(ds, layer, metric, settings)
     except ValueError:
         return
 

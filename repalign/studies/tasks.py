@@ -25,6 +25,7 @@ from repalign.metrics import Metric
 from repalign.populations import shared_stimuli
 from repalign.recording import Target, targets
 from repalign.recording_ceilings import noise_ceilings
+from repalign.results import Comparisons
 from repalign.studies.configuration import InferenceSection
 from repalign.studies.grid import StudyLayer, StudyRecording
 from repalign.studies.grid_building import open_selected
@@ -145,15 +146,14 @@ def _cells(
     return rows
 
 
-def _compared(
-    task: Task, recording: xr.Dataset, activations: xr.Dataset, wanted: Wanted
-) -> list[Row]:
-    begin = time.perf_counter()
-    settings = task.inference
-    found = compare(
+def compare_layer(
+    recording: xr.Dataset, activations: xr.Dataset, metric: Metric, settings: InferenceSection
+) -> Comparisons:
+    """The comparison of one layer, as every task makes it; ceilings are results of their own."""
+    return compare(
         recording,
         activations,
-        wanted.metric,
+        metric,
         ceiling=False,
         n_resamples=settings.n_resamples,
         confidence=settings.confidence,
@@ -161,6 +161,13 @@ def _compared(
         seed=settings.seed,
         device="cpu",
     )
+
+
+def _compared(
+    task: Task, recording: xr.Dataset, activations: xr.Dataset, wanted: Wanted
+) -> list[Row]:
+    begin = time.perf_counter()
+    found = compare_layer(recording, activations, wanted.metric, task.inference)
     seconds = (time.perf_counter() - begin) / len(found)
     rows = []
     for (target, key), row in zip(wanted.keys.items(), found.rows(), strict=True):
