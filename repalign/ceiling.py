@@ -167,15 +167,10 @@ def _recorded(
     return recorded_presentations(responses, name="responses")
 
 
-def _halves(
-    responses: Float[Tensor, "repeat stimulus neuroid"],
-    recorded: Bool[Tensor, "repeat stimulus"],
-    *,
-    splits: int,
-    seed: int,
-    level: bool,
-) -> Iterator[tuple[Float[Tensor, "stimulus neuroid"], Float[Tensor, "stimulus neuroid"]]]:
-    """Yield averages over two random halves of each stimulus' presentations.
+def split_half_masks(
+    recorded: Bool[Tensor, "repeat stimulus"], *, splits: int, seed: int, level: bool
+) -> Iterator[tuple[Bool[Tensor, "repeat stimulus"], Bool[Tensor, "repeat stimulus"]]]:
+    """Yield random halves of each stimulus' presentations.
 
     Of an odd number the second half gets one more. If ``level``, every stimulus gives as many
     presentations as the one that has fewest, so that all are equally noisy.
@@ -184,15 +179,27 @@ def _halves(
     counts = recorded.sum(0)
     counts = counts.min().expand_as(counts) if level else counts
     size = counts // 2
-    filled = responses.nan_to_num()
     for _ in range(splits):
         draw = torch.rand(recorded.shape, generator=generator).to(recorded.device)
         order = draw.masked_fill(~recorded, 2).argsort(0).argsort(0)
-        first, second = order < size, (order >= size) & (order < counts)
-        yield (
-            (filled * first[..., None]).sum(0) / size[:, None],
-            (filled * second[..., None]).sum(0) / (counts - size)[:, None],
+        yield order < size, (order >= size) & (order < counts)
+
+
+def random_halves(
+    responses: Float[Tensor, "repeat stimulus neuroid"],
+    recorded: Bool[Tensor, "repeat stimulus"],
+    *,
+    splits: int,
+    seed: int,
+    level: bool,
+) -> Iterator[tuple[Float[Tensor, "stimulus neuroid"], Float[Tensor, "stimulus neuroid"]]]:
+    """Yield averages over two random halves of each stimulus' presentations."""
+    filled = responses.nan_to_num()
+    for halves in split_half_masks(recorded, splits=splits, seed=seed, level=level):
+        first, second = (
+            (filled * half[..., None]).sum(0) / half.sum(0)[:, None] for half in halves
         )
+        yield first, second
 
 
 Statistic = Callable[[Int[Tensor, "kept"]], float]
@@ -323,7 +330,7 @@ def split_half_ceiling(
     else:
         ceiling = _neuroid_ceiling(full)
     level = isinstance(metric, InnerProductMetric) and not isinstance(metric, CKA)
-    halves = _halves(kept, recorded, splits=splits, seed=seed, level=level)
+    halves = random_halves(kept, recorded, splits=splits, seed=seed, level=level)
     every = torch.arange(kept.shape[1])
     found: list[float] = []
     few: list[Statistic] = []

@@ -5,7 +5,29 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repalign.metrics import Metric
+
+
+def as_metric(metric: Metric | str | None) -> Metric:
+    """A metric, or the one that a name says (``rsa:comparator=corr``); None is RSA.
+
+    Raises:
+        ValueError: an unknown name or parameter.
+        TypeError: neither a metric nor a text.
+    """
+    from repalign.metrics import METRICS
+
+    if isinstance(metric, str | None):
+        found: Metric = parse_choice(metric or "rsa", METRICS, "metric")
+        return found
+    if isinstance(metric, type) or not hasattr(metric, "minimum_stimuli"):
+        raise TypeError(
+            f"metric is {metric!r}; expected a metric such as repalign.CKA(), or its name"
+        )
+    return metric
 
 
 def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
@@ -35,9 +57,12 @@ def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:
     for option in filter(None, options.split(",")):
         key, equals, value = option.partition("=")
         if key not in fields or not equals:
+            near = difflib.get_close_matches(key, fields, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
             raise ValueError(
                 f"{what} {text!r}: {option!r} is no parameter of {name};"
                 f" there are {', '.join(f'{k}={v}' for k, v in defaults.items() if k != 'alphas')}"
+                f"{hint}"
             )
         context = f"{what} {text!r}: {option!r}"
         parameters[key] = parse_value(value, defaults.get(key), context)

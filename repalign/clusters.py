@@ -1,8 +1,4 @@
-"""Dask workers: those of this machine or of a running scheduler, and work handed out to them.
-
-Each worker has one task at a time, so that the tasks of one process never share its memory, its
-threads or its GPU; what a lost worker had goes to another one.
-"""
+"""Dask workers: those of this machine, of a running scheduler, or jobs of a batch system."""
 
 from __future__ import annotations
 
@@ -11,59 +7,44 @@ import os
 import subprocess
 import sys
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-import repalign
-from repalign.job_queues import SYSTEMS, JobQueue
+from repalign.job_queues import GPU, SYSTEMS, JobQueue
+from repalign.running_jobs import open_jobs, watch_jobs
 
 if TYPE_CHECKING:
     from distributed import Client
 
-Item = TypeVar("Item")
-
+CONNECT_S = 10.0  # until a scheduler must answer
 JOIN_S = 60.0  # until the first worker must be there
-LOOK_S = 0.5  # between two looks at which workers are alive
-RESULT_S = 10.0  # to fetch the result of a task that is done, which is small
-LOSSES = 3  # workers that one task may lose
-
-
-@dataclass(frozen=True)
-class Seat:
-    """Where a task runs.
-
-    Args:
-        address: of the worker.
-        rank: the how manieth it is on its machine, so that each takes a GPU of its own.
-        threads: that it may use.
-    """
-
-    address: str
-    rank: int
-    threads: int
+GONE = (
+    "the Dask scheduler at {} is gone; what is finished is kept: start it and its workers, and run"
+    " again"
+)
+LOOK_S = 1.0  # between two looks at the jobs that are waited for
 
 
 @contextmanager
 def open_client(
-    *, workers: int | None = None, scheduler: str | Client | None = None
+    *, workers: int | None = None, scheduler: str | Client | JobQueue | None = None
 ) -> Iterator[Client]:
     """A client of workers on this machine, of a scheduler that runs already, or of a batch system.
 
     Args:
         workers: processes on this machine, which share its cores and end with the block.
         scheduler: address such as ``tcp://head:8786``, a `distributed.Client`, or jobs of a batch
-            system such as ``slurm:jobs=4,cores=8,memory=32GB`` (see `repalign.job_queues`), which
-            end with the block.
+            system such as ``slurm:jobs=4,cores=8,memory=32GB`` (a `repalign.job_queues.JobQueue`),
+            which end with the block.
 
     Raises:
         ValueError: neither or both are given, or fewer than one worker.
         ConnectionError: no scheduler answers, or no worker joins it.
-        RuntimeError: a worker has another version of repalign, or none.
+        RuntimeError: a worker has another version of repalign, or none; a batch system refuses the
+            jobs, or they end before their workers have joined.
     """
     import distributed
 
@@ -91,14 +72,19 @@ def open_client(
         yield scheduler
         return
     if isinstance(scheduler, str) and scheduler.partition(":")[0] in SYSTEMS:
-        queue = JobQueue.parse(scheduler)
-        with queue.open() as cluster, dask.Client(cluster) as client:
-            print(f"waiting for jobs of {queue.system}; see {queue.logs}/", file=sys.stderr)
-            check_workers(client)
+        scheduler = JobQueue.parse(scheduler)
+    if isinstance(scheduler, JobQueue):
+        look = watch_jobs(scheduler)
+        with open_jobs(scheduler) as cluster, dask.Client(cluster) as client:
+            print(
+                f"waiting for jobs of {scheduler.system}; logs in {scheduler.log_folder()}",
+                file=sys.stderr,
+            )
+            check_workers(client, look=look)
             yield client
         return
     try:
-        client = dask.Client(scheduler, timeout="10s")
+        client = dask.Client(scheduler, timeout=f"{CONNECT_S}s")
     except (OSError, ValueError) as error:
         raise ConnectionError(
             f"no Dask scheduler answers at {scheduler}: start one with `dask scheduler`, its"
@@ -138,165 +124,145 @@ def _local_workers(count: int, address: str) -> Iterator[None]:
                 process.wait()
 
 
-def check_workers(client: Client, count: int = 1) -> None:
+def check_workers(
+    client: Client, count: int = 1, *, look: Callable[[], None] | None = None
+) -> None:
     """Wait for the first workers, and see that all have this version of repalign.
+
+    Args:
+        client: of the workers.
+        count: how many must be there.
+        look: called now and then while jobs in a queue are waited for, which may take hours.
 
     Raises:
         ConnectionError: they do not join within a minute; jobs in a queue are waited for.
         RuntimeError: one has another version, or none.
     """
-    address = _address(client)
-    try:
-        client.wait_for_workers(count, timeout=None if _in_queue(client) else JOIN_S)
-    except TimeoutError as error:
-        raise ConnectionError(
-            f"no worker has joined the scheduler at {address} in {JOIN_S:.0f} s: start some with"
-            f" `dask worker {address}`"
-        ) from error
-    versions = client.run(_version)
-    for address, version in versions.items():
-        if version != repalign.__version__:
-            has = f"repalign {version}" if version else "no repalign"
-            raise RuntimeError(
-                f"worker {address} has {has}, and this process {repalign.__version__}: install the"
-                " same version in the environment that starts the workers"
+    address = address_of(client)
+    with scheduler_needed(client, address):
+        _await_workers(client, address, count, look)
+        _check_those_there(client)
+    if client.status != "running":
+        raise ConnectionError(GONE.format(address))
+
+
+def _await_workers(
+    client: Client, address: str, count: int, look: Callable[[], None] | None
+) -> None:
+    begin = time.monotonic()
+    while len(workers_of(client)) < count:
+        if look is not None:
+            look()
+        elif not in_queue(client) and time.monotonic() - begin > JOIN_S:
+            raise ConnectionError(
+                f"no worker has joined the scheduler at {address} in {JOIN_S:.0f} s: start some"
+                f" with `dask worker {address}`"
             )
+        try:
+            client.wait_for_workers(count, timeout=min(LOOK_S, JOIN_S))
+        except TimeoutError:
+            continue
 
 
-def _in_queue(client: Client) -> bool:
+def _check_those_there(client: Client) -> None:
+    """Look at the versions of the workers that have joined; later ones are asked before a task.
+
+    One that is lost meanwhile does not answer, and one that has a task of somebody else, late.
+    """
+    from distributed import wait
+
+    wait_for: Any = wait  # states no types
+    asked = {
+        address: client.submit(versions, workers=[address], pure=False)
+        for address in workers_of(client)
+    }
+    until = time.monotonic() + CONNECT_S
+    while time.monotonic() < until:
+        there = workers_of(client)
+        left = [one for k, one in asked.items() if one.status == "pending" and k in there]
+        if not left:
+            break
+        with contextlib.suppress(TimeoutError, CancelledError):
+            wait_for(left, timeout=LOOK_S)
+    answered = {k: one for k, one in asked.items() if one.status in ("finished", "error")}
+    with contextlib.suppress(TimeoutError, CancelledError):
+        refuse_other_versions({k: one.result(timeout=LOOK_S) for k, one in answered.items()})
+
+
+def refuse_other_versions(found: Mapping[str, Mapping[str, str | None]]) -> None:
+    """See that workers have what this process has, given their `versions` by address.
+
+    Raises:
+        RuntimeError: one has another version of repalign, torch or numpy, or no repalign.
+    """
+    expected = versions()
+    for address, there in found.items():
+        for name, version in expected.items():
+            if there[name] != version:
+                has = f"{name} {there[name]}" if there[name] else f"no {name}"
+                raise RuntimeError(
+                    f"worker {address} has {has}, and this process {version}: install the same"
+                    " version in the environment that starts the workers"
+                )
+
+
+@contextmanager
+def scheduler_needed(client: Client, address: str) -> Iterator[None]:
+    """Say of the many errors that a lost scheduler makes that it is gone."""
+    from distributed.comm.core import CommClosedError
+
+    try:
+        yield
+    except OSError as error:
+        if client.status == "running" and not isinstance(error, CommClosedError):
+            raise
+        raise ConnectionError(GONE.format(address)) from error
+
+
+def in_queue(client: Client) -> bool:
     """Whether the workers are jobs of a batch system, which may let them wait for hours."""
     return hasattr(client.cluster, "job_script")
 
 
-def _address(client: Client) -> str:
-    return str(client.scheduler_info()["address"])
+def address_of(client: Client) -> str:
+    """Where the scheduler is."""
+    return str(client.scheduler_info().get("address", "its address"))
 
 
-def _version() -> str | None:
-    try:
-        import repalign
-    except ImportError:
-        return None
-    return repalign.__version__
-
-
-_version.__module__ = "__main__"  # sent whole: a worker without repalign could not look it up
-
-
-def hand_out(
-    client: Client,
-    task: Callable[..., Any],
-    items: Sequence[Item],
-    *shared: Any,
-) -> Generator[tuple[Item, Any], None, None]:
-    """Run ``task(item, seat, *shared)`` for each item, one at a time on each worker.
-
-    Workers may join and leave. What is shared is sent to each worker once.
+def workers_of(client: Client, *, gpus: bool | None = None) -> dict[str, Any]:
+    """What Dask knows of the workers for some work, by address.
 
     Args:
         client: of the workers.
-        task: a function that can be pickled.
-        items: small; what is large is shared.
-        shared: further arguments.
-
-    Yields:
-        Item and result, as they are done.
-
-    Raises:
-        ConnectionError: all workers are gone and none comes back within a minute; jobs of a batch
-            system are waited for.
-        RuntimeError: a task lost three workers, or they could not load what is shared.
-        Exception: what a task raised; tasks that have not begun are given up.
+        gpus: True: those that carry the resource ``GPU``; False: those that do not; in both cases
+            all, where there are none of them. None: all.
     """
-    from distributed import wait
-    from distributed.scheduler import KilledWorker
+    found: dict[str, Any] = client.scheduler_info().get("workers", {})  # none, once it is closed
+    if gpus is None:
+        return found
+    return {k: one for k, one in found.items() if has_gpu(one) is gpus} or found
 
-    dask: Any = client  # states no types
-    wait_for: Any = wait
-    waiting, running = deque(items), dict[Any, tuple[Item, Seat]]()
-    losses: Counter[int] = Counter()
-    ranks: dict[str, int] = {}
-    sent: list[Any] | None = None
-    seen: set[str] = set()  # workers
-    alone_since = time.monotonic()
 
-    def give_back(future: Any) -> None:
-        """Put back what a lost worker had, whose results and copies of what is shared are gone."""
-        nonlocal sent
-        item, _ = running.pop(future)
-        future.cancel()
-        waiting.appendleft(item)
-        sent = None
-        losses[id(item)] += 1
-        if losses[id(item)] == LOSSES:
-            raise RuntimeError(
-                f"{LOSSES} workers were lost in the same task: the system may have ended them for"
-                " the memory they took, so allow each less (memory=)"
-            )
+def has_gpu(worker: dict[str, Any]) -> bool:
+    """Whether a worker carries the resource of a GPU."""
+    return bool(worker["resources"].get(GPU))
 
+
+def versions() -> dict[str, str | None]:
+    """Versions of what numbers depend on, without the builds for some device."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found: dict[str, str | None] = {}
+    for name in ("numpy", "torch"):
+        try:
+            found[name] = version(name).partition("+")[0]
+        except PackageNotFoundError:
+            found[name] = None
     try:
-        while waiting or running:
-            for future in [one for one in running if one.status != "pending"]:
-                try:
-                    result = future.result(timeout=RESULT_S)
-                except KilledWorker:
-                    give_back(future)
-                except (CancelledError, TimeoutError):  # the result was lost with its worker
-                    if future.status == "error":
-                        raise
-                    give_back(future)
-                else:
-                    item, _ = running.pop(future)
-                    yield item, result
-            alive = client.scheduler_info()["workers"]
-            for future in [one for one, (_, seat) in running.items() if seat.address not in alive]:
-                give_back(future)
-            if not seen <= set(alive):
-                sent = None  # it may have held the only copy
-            seen = set(alive)
-            busy = {seat.address for _, seat in running.values()}
-            for address in [one for one in alive if one not in busy][: len(waiting)]:
-                seat = Seat(address, _rank(address, alive, ranks), alive[address]["nthreads"])
-                sent = sent or _send(client, shared)
-                if sent is None:
-                    break  # workers have changed meanwhile: look again
-                item = waiting.popleft()
-                future = client.submit(task, item, seat, *sent, workers=[address], pure=False)
-                running[future] = (item, seat)
-            if running:
-                alone_since = time.monotonic()
-                with contextlib.suppress(TimeoutError, CancelledError):
-                    wait_for(list(running), timeout=LOOK_S, return_when="FIRST_COMPLETED")
-            elif waiting and not _in_queue(client) and time.monotonic() - alone_since > JOIN_S:
-                raise ConnectionError(
-                    f"all workers of {_address(client)} are gone; what is finished is kept: start"
-                    " workers and run again"
-                )
-            elif waiting:
-                time.sleep(LOOK_S)
-    finally:
-        dask.cancel([*running, *(sent or [])])
+        import repalign
+    except ImportError:
+        return found | {"repalign": None}
+    return found | {"repalign": repalign.__version__}
 
 
-def _send(client: Client, shared: Sequence[Any]) -> list[Any] | None:
-    """Send what is shared to all workers; None where one of them was lost meanwhile."""
-    dask: Any = client
-    before = set(client.scheduler_info()["workers"])
-    try:
-        return [dask.scatter(value, hash=False, broadcast=True) for value in shared]
-    except Exception as error:  # of the worker's unpickling, which may be any
-        if not before <= set(client.scheduler_info()["workers"]):
-            return None
-        raise RuntimeError(
-            f"a worker could not load what it was sent: {error}; the modules that define it have"
-            " to be installed in the environment of the workers"
-        ) from error
-
-
-def _rank(address: str, alive: dict[str, Any], ranks: dict[str, int]) -> int:
-    """The least number that no other worker of the same machine has."""
-    if address not in ranks:
-        host = alive[address]["host"]
-        taken = {ranks[one] for one in alive if one in ranks and alive[one]["host"] == host}
-        ranks[address] = next(n for n in range(len(taken) + 1) if n not in taken)
-    return ranks[address]
+versions.__module__ = "__main__"  # sent whole: a worker without repalign could not look it up

@@ -7,15 +7,16 @@ match by row, and the result says so.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import xarray as xr
 
 from repalign import __version__
 from repalign.ceiling import MINIMUM_REPEATED, Ceiling, has_split_half
+from repalign.choices import as_metric
 from repalign.inference import Interval
-from repalign.metrics import RSA, Metric
+from repalign.metrics import Metric
 from repalign.metrics.calls import pick_device
 from repalign.populations import (
     MatchedPopulation,
@@ -31,6 +32,7 @@ from repalign.progress import track
 from repalign.recording import ALIGNED_TO, STIMULUS, stimulus_ids
 from repalign.recording_ceilings import CeilingChoice, ceiling_choice, ceilings_of
 from repalign.results import Comparison, Comparisons
+from repalign.reused_data import warn_of_reuse
 from repalign.scoring import Resampling, null_of, scores_of
 
 EPISODE = "episode"  # of the steps of a rollout
@@ -39,7 +41,7 @@ EPISODE = "episode"  # of the steps of a rollout
 def compare(
     first: Population,
     second: Population | Mapping[str, xr.Dataset],
-    metric: Metric | None = None,
+    metric: Metric | str | None = None,
     *,
     ceiling: CeilingChoice | bool = "auto",
     n_resamples: int | None = None,
@@ -58,7 +60,8 @@ def compare(
         second: what explains it: activations of one layer, a dict of layers as
             `repalign.record` gives it, another recording, or an array. Ridge predicts
             ``first`` from ``second``; RSA and CKA are symmetric.
-        metric: ``RSA()`` by default; any object like those in `repalign.metrics`.
+        metric: ``RSA()`` by default; any object like those in `repalign.metrics`, or the name of
+            one, such as ``cka``.
         ceiling: ``auto`` takes split-half where there are repetitions, else, for RSA, the
             bounds over subjects (``nili``) where there are two or more; True is ``auto`` and
             False is ``none``.
@@ -84,11 +87,52 @@ def compare(
             RDMs were published, or patterns for which the metric is undefined.
 
     Example:
+        >>> import numpy as np
         >>> x = np.random.default_rng(0).normal(size=(20, 5))
         >>> compare(x, x @ np.ones((5, 3)) + x[:, :3], RSA(), n_resamples=0)[0].n_stimuli
         20
     """
-    metric = RSA() if metric is None else metric
+    return compare_prepared(
+        prepare_first,
+        first,
+        second,
+        as_metric(metric),
+        ceiling=ceiling,
+        n_resamples=n_resamples,
+        confidence=confidence,
+        null_draws=null_draws,
+        seed=seed,
+        groups=groups,
+        device=device,
+        progress=progress,
+    )
+
+
+def prepare_first(
+    first: xr.Dataset, ids: list[str] | int, metric: Metric, device: torch.device
+) -> list[MatchedPopulation]:
+    """What is to be explained, brought to the shared stimuli and prepared for the metric."""
+    return [match_population(t, ds, ids, metric, device) for t, ds in parts_of(first)]
+
+
+def compare_prepared(
+    prepare: Callable[
+        [xr.Dataset, list[str] | int, Metric, torch.device], Sequence[MatchedPopulation]
+    ],
+    first: Population,
+    second: Population | Mapping[str, xr.Dataset],
+    metric: Metric,
+    *,
+    ceiling: CeilingChoice | bool,
+    n_resamples: int | None,
+    confidence: float,
+    null_draws: int | None,
+    seed: int,
+    groups: str | None = None,
+    device: str | torch.device = "auto",
+    progress: bool = False,
+) -> Comparisons:
+    """`compare`, with the first side prepared by a function, which may keep what it prepared."""
     choice = ceiling_choice(ceiling)
     if n_resamples is not None and n_resamples < 0:
         raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
@@ -111,7 +155,7 @@ def compare(
             )
         n_resamples = null_draws = 0
     resampling = Resampling(n_resamples, confidence, seed, labels)
-    brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(first)]
+    brains = prepare(first, ids, metric, where)
     ceilings = ceilings_of(brains, metric, choice, seed)
     models: list[MatchedPopulation] = []
     for other, other_note in matches:
@@ -130,6 +174,7 @@ def compare(
             for t, part in parts_of(ds)
         ]
     note += "".join(dict.fromkeys(_trained_on(first, ds, ids) for ds in seconds))
+    note += "".join(dict.fromkeys(_chosen_on(brains, ds) for ds in seconds))
     results = []
     pairs = list(zip(brains, ceilings, strict=True))
     for brain, bounds in track(pairs, f"{metric.name}: comparing", show=progress):
@@ -165,6 +210,13 @@ def _trained_on(first: xr.Dataset, second: xr.Dataset, ids: Sequence[str] | int)
         f"; {second.attrs.get('model')} was aligned to {seen} of these {len(ids)} stimuli, so its"
         " scores are inflated: select stimuli that it was not aligned to (its card names them)"
     )
+
+
+def _chosen_on(brains: Sequence[MatchedPopulation], second: xr.Dataset) -> str:
+    """What to add to the note where a layer was chosen on data that it is compared on."""
+    subjects = [brain.target.subject for brain in brains]
+    said = warn_of_reuse(second, brains[0].dataset, subjects, brains[0].ids)
+    return f"; {said}" if said else ""
 
 
 def _comparison(

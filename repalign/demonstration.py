@@ -18,7 +18,7 @@ from repalign.metrics import CKA, RSA, Metric, Ridge
 from repalign.recording import is_rdm_only
 from repalign.reporting import write_report
 from repalign.reporting.sources import citations, software
-from repalign.results import Comparison, Comparisons
+from repalign.results import Comparison, similarity
 from repalign.simulation import write_simulated_dataset
 from repalign.store import local_folder
 
@@ -103,10 +103,9 @@ def _verdict(results: Sequence[Comparison], truth: dict[str, Any] | None) -> str
     for metric in dict.fromkeys(result.metric for result in results):
         mine = [r for r in results if r.metric == metric and r.model == NETWORK]
         for subject in dict.fromkeys((r.species, r.region, r.subject) for r in mine):
-            best = Comparisons(
-                tuple(r for r in mine if (r.species, r.region, r.subject) == subject)
-            )
-            found[(metric, *subject)] = str(best.best().layer)
+            of_subject = [r for r in mine if (r.species, r.region, r.subject) == subject]
+            best = max(of_subject, key=lambda r: similarity(r.value, r.is_distance))
+            found[(metric, *subject)] = str(best.layer)
     if truth is None:
         parts = [
             f"{species} {region} {subject}: {layer}"

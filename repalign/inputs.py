@@ -11,11 +11,11 @@ import xarray as xr
 
 from repalign.activations import open_layers, record
 from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
-from repalign.choices import parse_choice
+from repalign.choices import as_metric, parse_choice
 from repalign.features import features_from_file
 from repalign.loaders.arrays import read_array
 from repalign.loaders.feature_folders import read_feature_folder
-from repalign.metrics import METRICS, RSA, Metric
+from repalign.metrics import RSA, Metric
 from repalign.opening import is_store, open_recording
 from repalign.populations import as_population
 from repalign.recipes import RECIPES, Recipe
@@ -168,8 +168,7 @@ def select_by_text(recording: xr.Dataset, condition: str) -> xr.Dataset:
 
 def parse_metric(text: str) -> Metric:
     """``rsa:rdm=euclidean,comparator=corr`` → ``RSA(rdm="euclidean", comparator="corr")``."""
-    metric: Metric = parse_choice(text, METRICS, "metric")
-    return metric
+    return as_metric(text)
 
 
 def parse_recipe(text: str) -> Recipe:

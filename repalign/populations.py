@@ -241,7 +241,11 @@ def match_population(
             else ds["response"].values.reshape(-1, ids, ds.sizes["neuroid"])
         )
     if array.ndim != 3:
-        raise ValueError(f"{name} has time bins; average or select one before comparing")
+        raise ValueError(
+            f"{name} has {array.shape[3]} time bins; repalign.time_resolved compares in each of"
+            " them, repalign.cross_temporal one with another, and repalign.average_time averages"
+            " them before a comparison"
+        )
     if len(names) < metric.minimum_stimuli:
         raise ValueError(
             f"{len(names)} shared stimuli; {metric.name} needs {metric.minimum_stimuli} or more"

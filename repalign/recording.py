@@ -29,6 +29,7 @@ TIME_BIN_START = "time_bin_start_ms"
 TIME_BIN_STOP = "time_bin_stop_ms"
 STIMULUS = "stimulus_id"
 ALIGNED_TO = "aligned_to"  # an attribute of activations: dataset and stimulus_ids
+CHOSEN_ON = "chosen_on"  # an attribute of a layer: dataset, subjects, stimulus_ids, n_layers
 IMAGE_HASH = "image_sha256"  # of each stimulus' image file, where there is one
 SCHEMA_VERSION = 1
 

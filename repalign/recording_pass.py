@@ -20,13 +20,11 @@ from repalign.memory import PeakMemory, give_back, say_size
 from repalign.networks import Network, preprocess
 from repalign.progress import track
 from repalign.recording_plan import memory_format_of
+from repalign.shard_files import all_finite
 from repalign.stimuli import Stimuli
 from repalign.write_queue import WriteQueue
 
 Array = np.ndarray[Any, np.dtype[Any]]
-
-# Of IEEE numbers read as integers: from these on, positive and negative ones are not finite.
-NOT_FINITE = {4: (0x7F800000, 0xFF800000), 2: (0x7C00, 0xFC00)}
 
 
 def record_shards(
@@ -132,17 +130,6 @@ def _write(
             )
         raise ValueError(f"{where}: NaN or infinite activations for stimulus {ids[row]!r}")
     layer.write(shard, values)
-
-
-def all_finite(values: Array) -> bool:
-    """Whether no value of a contiguous array is NaN or infinite, without a copy of it.
-
-    The bits of numbers that are not finite are the largest when they are read as integers.
-    """
-    size = values.dtype.itemsize
-    positive, negative = NOT_FINITE[size]
-    largest = values.view(f"i{size}").max(initial=0)
-    return bool(largest < positive and values.view(f"u{size}").max(initial=0) < negative)
 
 
 def decode_batch(network: Network, stimuli: Stimuli, start: int, stop: int) -> Tensor:

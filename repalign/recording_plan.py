@@ -8,15 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
 import torch
 from torch import Tensor
+from xxhash import xxh3_128
 
 from repalign.disk import DiskSpeed
 from repalign.layer_list import LayerOutput, run_once
 from repalign.memory import PeakMemory, give_back, say_size
 from repalign.networks import Network
-from repalign.shard_files import plain_shard
+from repalign.shard_files import all_finite, plain_shard
 
 BATCH_SIZE = 32
 PROBE_IMAGES = 4
@@ -24,7 +24,7 @@ QUEUE_BYTES = 256 << 20
 BATCHES_AHEAD = 2  # of images: one in use, one being decoded
 THREADS_BYTES = 40 << 20  # of the heaps of those that decode and write, and of zarr
 SPARE = 0.08  # of the cap, for what no probe sees
-TRIAL_BYTES = 16 << 20
+TRIAL_BYTES = 64 << 20
 LOOK_S = 0.2  # at what other processes use
 BESIDE = 3  # threads that decode and write
 
@@ -202,13 +202,13 @@ def make_plan(
     )
 
 
-def seconds_to_hash() -> float:
-    """Seconds for a byte of activations to be hashed and summed, measured on 16 MB."""
-    import hashlib
-
-    block = np.ones((8, TRIAL_BYTES // 32), np.float32)
+def seconds_to_store() -> float:
+    """Seconds for a byte of activations to be copied, checked, hashed and summed; on 64 MB."""
+    rows = torch.ones(8, TRIAL_BYTES // 32)
     begin = time.perf_counter()
-    hashlib.sha256(block.data)
+    block = rows.clone().numpy()
+    all_finite(block)
+    xxh3_128(block.data)
     plain_shard(block, rows=8, chunk_rows=1)
     return (time.perf_counter() - begin) / TRIAL_BYTES
 
@@ -226,7 +226,7 @@ def expected_seconds(
         disk: where they are written.
     """
     showing = probe.seconds * stimuli
-    beside = decoding * stimuli + size * (seconds_to_hash() + disk.copying)
+    beside = decoding * stimuli + size * (seconds_to_store() + disk.copying)
     cores = free_cores()
     if probe.device_memory:  # the GPU shows, and the threads beside it do the rest
         working = beside / min(cores, BESIDE)

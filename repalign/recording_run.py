@@ -20,6 +20,7 @@ import torch
 import zarr
 
 from repalign.activation_stores import GrowingLayer, LayerTemplate
+from repalign.direct_files import beyond_cache
 from repalign.disk import check_disk, try_disk
 from repalign.layer_list import LayerOutput, problems
 from repalign.memory import PeakMemory, available, resident, say_size
@@ -77,12 +78,14 @@ class RecordingRun:
     @cached_property
     def root(self) -> Path:
         """Folder of the layers; another for each precision."""
-        parts = [*self.fingerprints.values(), SCHEMA_VERSION]
-        parts += [self.dtype] if self.dtype != "float32" else []
-        parts += ["autocast"] if self.autocast else []
-        key = sha256(json.dumps(parts).encode()).hexdigest()
-        name = self.network.name.replace("@", "-").replace(":", "-")
-        return self.folder / "activations" / f"{name}--{self.dataset}-{key[:12]}.zarr"
+        return layers_root(
+            self.folder,
+            self.network.name,
+            self.dataset,
+            self.fingerprints,
+            dtype=self.dtype,
+            autocast=self.autocast,
+        )
 
     def layer_path(self, layer: str) -> Path:
         """Folder of one layer."""
@@ -226,7 +229,7 @@ class RecordingRun:
             stimuli=max(left.values()),
             size=size,
             decoding=seconds_to_decode,
-            disk=try_disk(self.root, size),
+            disk=try_disk(self.root, size, direct=True),
         )
         device = max(plan.device_memory for plan in plans)
         self._say(
@@ -246,6 +249,9 @@ class RecordingRun:
         """Record some shards of layers whose shards hold the same stimuli; what that took."""
         rows = next(iter(layers.values())).rows
         plan = self._plan(probe, list(layers), rows)
+        large = beyond_cache(sum(layer.response.nbytes for layer in layers.values()))
+        for layer in layers.values():
+            layer.direct = large
         on_gpu = device.type == "cuda"
         begin = time.perf_counter()
         with PeakMemory() as memory:
@@ -309,6 +315,24 @@ class RecordingRun:
     def _say(self, sentence: str) -> None:
         if self.progress:
             print(f"{self.network.name}: {sentence}", file=sys.stderr)
+
+
+def layers_root(
+    folder: Path,
+    network: str,
+    dataset: str,
+    fingerprints: Mapping[str, str],
+    *,
+    dtype: str = "float32",
+    autocast: bool = False,
+) -> Path:
+    """Folder of the layers of a network on some stimuli; see `RecordingRun`."""
+    parts = [*fingerprints.values(), SCHEMA_VERSION]
+    parts += [dtype] if dtype != "float32" else []
+    parts += ["autocast"] if autocast else []
+    key = sha256(json.dumps(parts).encode()).hexdigest()
+    name = network.replace("@", "-").replace(":", "-")
+    return folder / "activations" / f"{name}--{dataset}-{key[:12]}.zarr"
 
 
 def check_autocast(autocast: bool, device: torch.device) -> None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from repalign.activation_stores import GrowingLayer
-from repalign.clusters import Seat, hand_out
+from repalign.clusters import workers_of
 from repalign.evaluation import evaluating
+from repalign.handing_out import Seat, hand_out
 from repalign.layer_list import problems
 from repalign.memory import resident
 from repalign.metrics.calls import pick_device
@@ -49,13 +50,13 @@ def spread_recording(
         run: whose network is on the device of this process, where it is tried.
         layers: their names.
         by_name: those asked for by name; others that cannot be recorded are left out.
-        client: of the workers.
+        client: of the workers; where some carry the resource ``GPU``, they alone are used.
         device: of this process.
         there: where the workers show the stimuli: ``auto`` or a name; of several GPUs in
             one machine each worker takes its own.
     """
     if run.memory is None:
-        limits = [one["memory_limit"] for one in client.scheduler_info()["workers"].values()]
+        limits = [one["memory_limit"] for one in workers_of(client, gpus=True).values()]
         if any(limits):  # at which Dask, or the batch system, ends a worker
             run = replace(run, memory=int(OF_THE_LIMIT * min(filter(None, limits))))
     with run.disk_errors():
@@ -66,12 +67,12 @@ def spread_recording(
             probe, grown = here.begin(layers, by_name=by_name, device=device)
         quiet = replace(run, progress=False)
         for same in by_rows(grown):
-            n_workers = len(client.scheduler_info()["workers"])
+            n_workers = max(1, len(workers_of(client, gpus=True)))
             rows = next(iter(same.values())).rows
             spans = cut_spans(missing_shards(same), probe.seconds * rows, workers=n_workers)
             label = f"{run.network.name}: recording {len(same)} layers on {n_workers} workers"
             begin = time.perf_counter()
-            results = hand_out(client, _show_span, spans, quiet, list(same), there)
+            results = hand_out(client, _show_span, spans, quiet, list(same), there, gpus=True)
             with contextlib.closing(results):
                 took = [next(results)[1] for _ in track(spans, label, show=run.progress)]
             measured = _together(took, time.perf_counter() - begin) if took else {}

@@ -5,9 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from repalign.reused_data import ReusedDataWarning
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,9 +99,23 @@ class Comparisons(Sequence[Comparison]):
     def best(self) -> Comparison:
         """Return the comparison with the most similar value.
 
-        It was chosen on the data that it is reported for, so its value is optimistic.
+        Warns:
+            ReusedDataWarning: there were several layers of its model: the best one was chosen on
+                the data that it is scored on, so that its value is too good. `repalign.map_layers`
+                scores the choice on data that it never saw.
         """
-        return max(self.results, key=lambda c: similarity(c.value, c.is_distance))
+        best = max(self.results, key=lambda c: similarity(c.value, c.is_distance))
+        same = (best.model, best.region, best.subject, best.metric)
+        n = len({c.layer for c in self if (c.model, c.region, c.subject, c.metric) == same})
+        if n > 1:
+            warnings.warn(
+                f"{best.layer} is the best of {n} layers of {best.model} on the data that it is"
+                " scored on, so that its value is too good; repalign.map_layers scores the choice"
+                " on data that it never saw",
+                ReusedDataWarning,
+                stacklevel=2,
+            )
+        return best
 
     def __str__(self) -> str:
         """Return a text table and the note."""

@@ -11,12 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from repalign.inference import Interval, bootstrap_predictions, bootstrap_rsa, jackknife_cka
+from repalign.inference import (
+    RESAMPLED,
+    Interval,
+    bootstrap_predictions,
+    bootstrap_rsa,
+    jackknife_cka,
+)
 from repalign.metrics import CKA, RSA, InnerProductMetric, Metric
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import fold_scores, median_of_defined
 from repalign.metrics.predictivity import Predictivity
-from repalign.metrics.resampled import WEIGHTED
 from repalign.metrics.subsets import take_stimuli
 from repalign.populations import MatchedPopulation
 
@@ -49,7 +54,7 @@ def scores_of(
     for kind, scores in SCORES.items():
         if isinstance(metric, kind):
             return scores(metric, brain, models, resampling)
-    return ((_value(metric, brain.prepared, model.prepared), None) for model in models)
+    return ((value_of(metric, brain.prepared, model.prepared), None) for model in models)
 
 
 def settings_that_count(
@@ -76,7 +81,7 @@ def settings_that_count(
     if n_resamples == 0:
         pass
     elif isinstance(metric, RSA):
-        if comparator_named(metric.comparator).name in WEIGHTED:
+        if comparator_named(metric.comparator).name in RESAMPLED:
             counting = bootstrap | {"n_resamples": n_resamples}
     elif isinstance(metric, CKA):
         counting = {"interval": "jackknife", "confidence": confidence}
@@ -92,7 +97,7 @@ def _draws(draws: int | None, n_stimuli: int) -> int:
     return draws
 
 
-def _value(metric: Metric, brain: Tensor, model: Tensor) -> float:
+def value_of(metric: Metric, brain: Tensor, model: Tensor) -> float:
     """The metric of what ``match_population`` prepared; the model predicts the brain."""
     of_prepared = getattr(metric, "compare_prepared", metric)
     return float(of_prepared(model, brain))
@@ -119,7 +124,7 @@ def null_of(
         scores = fold_scores(predictions, torch.cat(targets, 1), fold, score=metric.score)
         values = median_of_defined(scores.reshape(draws, -1)).tolist()
     else:
-        values = [_value(metric, one, model.prepared) for one in shuffles]
+        values = [value_of(metric, one, model.prepared) for one in shuffles]
     if not all(map(math.isfinite, values)):
         return None, None
     return statistics.fmean(values), statistics.stdev(values) if draws > 1 else None
@@ -140,7 +145,7 @@ def _rsa_scores(
 ) -> Scores:
     values = [float(metric.compare_rdms(brain.prepared, model.prepared)) for model in models]
     intervals: Sequence[Interval | None] = [None] * len(models)
-    if resampling.n_resamples != 0 and comparator_named(metric.comparator).name in WEIGHTED:
+    if resampling.n_resamples != 0 and comparator_named(metric.comparator).name in RESAMPLED:
         intervals = bootstrap_rsa(
             brain.prepared,
             torch.stack([model.prepared for model in models]),

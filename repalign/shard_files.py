@@ -14,10 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from repalign.direct_files import Piece, write_direct
+
 LEVEL = 5
 ABSENT = 2**64 - 1  # offset and length of a chunk that was not written
+# Of IEEE numbers read as integers: from these on, positive and negative ones are not finite.
+NOT_FINITE = {4: (0x7F800000, 0xFF800000), 2: (0x7C00, 0xFC00)}
 
-Piece = bytes | memoryview
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -90,17 +93,32 @@ def plain_shard(values: Array, *, rows: int, chunk_rows: int, fill: float = 0.0)
     return [*parts, index, _checksum(index)]
 
 
-def write_shard(array: Any, number: int, pieces: Sequence[Piece]) -> None:
+def all_finite(values: Array) -> bool:
+    """Whether no value of a contiguous array is NaN or infinite, without a copy of it.
+
+    The bits of numbers that are not finite are the largest when they are read as integers.
+    """
+    size = values.dtype.itemsize
+    positive, negative = NOT_FINITE[size]
+    largest = values.view(f"i{size}").max(initial=0)
+    return bool(largest < positive and values.view(f"u{size}").max(initial=0) < negative)
+
+
+def write_shard(array: Any, number: int, pieces: Sequence[Piece], *, direct: bool = False) -> None:
     """Write one shard's file.
 
     Args:
         array: a `zarr.Array` in a local folder, laid out by `repalign.shards.encoding_for`.
         number: of the shard along the first axis.
         pieces: as `encode_shard` or `plain_shard` gives them.
+        direct: around the system's cache; see `write_direct`.
     """
     key = array.metadata.encode_chunk_key((number, *[0] * (array.ndim - 1)))
     path = Path(array.store.root) / array.path / key
     path.parent.mkdir(parents=True, exist_ok=True)
+    if direct:
+        write_direct(path, pieces)
+        return
     with path.open("wb") as file:  # buffered, since a raw file may write less than it is given
         file.writelines(pieces)
 

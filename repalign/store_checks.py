@@ -45,7 +45,7 @@ def verify_store(path: Where, *, sources: bool = True, progress: bool = True) ->
 
     Returns:
         One check of the files (none is missing, unknown, or of another size), one a group (the
-        sha256 of all values, names and types, every chunk against its checksum), and one a source.
+        hash of all values, names and types, every chunk against its checksum), and one a source.
 
     Raises:
         FileNotFoundError: there is no finished store.
@@ -85,7 +85,8 @@ def _files(place: Place, manifest: dict[str, Any]) -> StoreCheck:
 def _content(place: Place, group: str, expected: str, manifest: dict[str, Any]) -> StoreCheck:
     name = f"content of {group}" if group else "content"
     try:
-        now = fingerprint(open_group(place, group, manifest=manifest))
+        algorithm = expected.partition(":")[0]
+        now = fingerprint(open_group(place, group, manifest=manifest), algorithm)
     except Exception as error:  # codecs raise many types
         return StoreCheck(name, False, " ".join(str(error).split()))
     if now != expected:

@@ -14,4 +14,4 @@ printf '==> every check: some minutes on two cores, one of them mypy the first t
 step ruff check .
 step ruff format --check .
 step mypy
-step pytest "$@"
+step pytest -n auto --maxprocesses 4 --dist loadfile "$@" # a process a core, whole files each

@@ -13,7 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import dask_jobqueue  # noqa: F401 - before its configuration is changed for a while
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scancel", "sinfo")
+QUICK = {  # settings of Dask: a lost job is replaced soon, and a worker is one process
+    "distributed.deploy.lost-worker-timeout": "1s",
+    "jobqueue.slurm.worker-extra-args": ["--no-nanny"],
+}
 CONFIGURATION = """
 ClusterName=tests
 SlurmctldHost={host}(127.0.0.1)
@@ -42,7 +48,8 @@ SlurmdParameters=config_overrides
 ReturnToService=2
 MinJobAge=60
 KillWait=2
-NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000
+GresTypes=gpu
+NodeName={host} NodeAddr=127.0.0.1 CPUs=4 RealMemory=4000 Gres=gpu:2
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -62,12 +69,18 @@ def _free_port() -> int:
 
 
 def _said(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return done.stdout.strip()
 
 
+def jobs(*states: str) -> list[str]:
+    """Numbers of the jobs that wait, run or end, or are in these states."""
+    chosen = ["-t", ",".join(states)] if states else []
+    return _said("squeue", "-h", "-o", "%i", *chosen).split()
+
+
 def _wait_for(what: str, command: tuple[str, ...], expected: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240
     while _said(*command) != expected:
         if time.monotonic() > until:
             raise TimeoutError(f"{what}: {command} says {_said(*command)!r}")
@@ -88,6 +101,8 @@ def slurm(folder: Path) -> Iterator[Path]:
     configuration.write_text(
         CONFIGURATION.format(host=host, folder=folder, controller=_free_port(), node=_free_port())
     )
+    # two that are none, but counted and handed to jobs
+    (folder / "gres.conf").write_text("Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n")
     before = os.environ.get("SLURM_CONF")
     os.environ["SLURM_CONF"] = str(configuration)
     munge = [

@@ -67,3 +67,21 @@ def make_study(folder: Path, **changes: Any) -> dict[str, Any]:
         "run": {"to": str(folder / "to")},
         **changes,
     }
+
+
+CHEAP_LAYERS = 12
+
+
+def make_cheap_study(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Many layers, and metrics that take a millisecond: 48 cells in 12 tasks."""
+    if not (folder / "many.zarr").exists():
+        write_network(folder, "many", CHEAP_LAYERS, seed=4)
+    return make_study(
+        folder,
+        **{
+            "models": [str(folder / "many.zarr")],
+            "metrics": ["rsa", "cka"],
+            "inference": {"n_resamples": 0, "null_draws": 0, "ceiling": "none", "seed": 1},
+            **changes,
+        },
+    )

@@ -26,9 +26,9 @@ from repalign.hooks import capture, stream
 from repalign.layer_list import LayerOutput, list_layers
 from repalign.memory import resident
 from repalign.networks import Network, load_network, preprocess
-from repalign.recording_pass import all_finite
 from repalign.recording_plan import Probe, make_plan
 from repalign.scenes import make_scenes
+from repalign.shard_files import all_finite
 from repalign.stimuli import Stimuli, encode_png
 from repalign.store import read_manifest
 from repalign.store_checks import verify_store
@@ -475,7 +475,7 @@ def test_after_any_error_the_hooks_are_gone_and_the_store_is_resumed(
 
         write = activation_stores.write_shard
 
-        def full(array: zarr.Array, number: int, pieces: list[bytes]) -> None:
+        def full(array: zarr.Array, number: int, pieces: list[bytes], **how: bool) -> None:
             write(array, number, pieces[:1])
             if array.ndim == 2 and number == 2:
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -678,7 +678,7 @@ def test_time_is_that_of_the_network_the_cores_or_the_disk(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(recording_plan, "free_cores", lambda: 4.0)
-    monkeypatch.setattr(recording_plan, "seconds_to_hash", lambda: 1e-9)
+    monkeypatch.setattr(recording_plan, "seconds_to_store", lambda: 1e-9)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     probe = Probe({}, 4, 10**9, 10**6, 0, 0, 0, 1000, seconds=0.5)
 

@@ -163,7 +163,7 @@ def test_presentations_enter_one_half_at_random(level):
     coded = trials + 10.0 ** torch.arange(5)[:, None, None]  # a digit for each repetition
     counts = torch.full_like(recorded.sum(0), 2) if level else recorded.sum(0)
     seen = set()
-    for first, second in ceiling._halves(coded, recorded, splits=20, seed=0, level=level):
+    for first, second in ceiling.random_halves(coded, recorded, splits=20, seed=0, level=level):
         sums = first[:, 0] * (counts // 2), second[:, 0] * (counts - counts // 2)
         for one, two, count, whole in zip(*sums, counts, coded[..., 0].T, strict=True):
             digits = f"{round(one.item()):05d}", f"{round(two.item()):05d}"

@@ -22,20 +22,6 @@ FILES = ("profile.png", "report.html", "results.csv", "results.json", "sources.j
 
 
 @pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Run the command line in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["repalign", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
-
-
-@pytest.fixture
 def lab(tmp_path: Path, random: np.random.Generator) -> Path:
     """A V4 session as a lab has it: images in a zip, neurons × images in an npy, one card."""
     scenes = make_scenes(12, size=32)

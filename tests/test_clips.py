@@ -144,7 +144,7 @@ def test_the_bin_that_made_the_responses_is_found(random: np.random.Generator) -
         region="IT",
         time_bins=([0, 50], [50, 100]),
     )
-    with pytest.raises(ValueError, match="has time bins; average or select one"):
+    with pytest.raises(ValueError, match="time bins; repalign.time_resolved"):
         ra.compare(brain, binned, ra.CKA())
     best = []
     for part in split_time_bins(brain).values():

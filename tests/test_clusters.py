@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
+import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,17 +12,20 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import dask_processes
 import numpy as np
 import pytest
 import torch
+from dask_processes import Cluster, start
 from distributed import Client
 from torch import nn
 
 import repalign as ra
-from repalign import clusters
+from repalign import clusters, handing_out
 from repalign.activations import record
 from repalign.cards import Preprocessing
-from repalign.clusters import Seat, hand_out, open_client
+from repalign.clusters import open_client
+from repalign.handing_out import Seat, _rank, hand_out
 from repalign.networks import Network
 from repalign.scenes import make_scenes
 from repalign.stimuli import Stimuli, encode_png
@@ -61,9 +62,16 @@ def stimuli() -> Stimuli:
     return Stimuli(scenes.stimulus_id, [encode_png(image) for image in scenes.images])
 
 
-@pytest.fixture(scope="module")
-def client() -> Iterator[Client]:
-    with open_client(workers=2) as client:
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with dask_processes.cluster(2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def client(cluster: Cluster) -> Iterator[Client]:
+    with open_client(scheduler=cluster.address) as client:
+        client.wait_for_workers(2, timeout=240)
         yield client
 
 
@@ -95,61 +103,50 @@ def test_workers_of_this_machine_are_started_and_ended(stimuli: Stimuli, tmp_pat
     np.testing.assert_array_equal(layer_of(found), layer_of(again))
 
 
+def finished_shards(to: Path) -> int:
+    return len(list(to.glob("activations/*/conv/done/c/*")))
+
+
 def test_parts_of_killed_workers_go_to_others(
-    client: Client, stimuli: Stimuli, tmp_path: Path
+    cluster: Cluster, client: Client, stimuli: Stimuli, tmp_path: Path
 ) -> None:
     expected = record(make_network(), stimuli=stimuli, to=tmp_path / "alone", batch_size=ROWS)
-    killed: list[int] = []
 
-    def kill_each_in_turn() -> None:
-        for shards in (1, 4, 7):
-            while len(list((tmp_path / "spread").glob("activations/*/conv/done/c/*"))) < shards:
+    def kill_both_in_turn() -> None:
+        for number, shards in enumerate((1, 4)):
+            while finished_shards(tmp_path / "spread") < shards:
                 time.sleep(0.02)
-            with contextlib.suppress(Exception):  # of workers that are gone already
-                pids = set(client.run(os.getpid, on_error="ignore").values()) - set(killed)
-                killed.append(pids.pop())
-                os.kill(killed[-1], signal.SIGKILL)
+            cluster.workers[number].kill()
+            cluster.add()
 
-    thread = threading.Thread(target=kill_each_in_turn, daemon=True)
+    thread = threading.Thread(target=kill_both_in_turn, daemon=True)
     thread.start()
-    network = make_network(0.3)  # the same weights, but slow
+    network = make_network(0.1)  # the same weights, but slow
     found = record(
         network, stimuli=stimuli, to=tmp_path / "spread", batch_size=ROWS, scheduler=client
     )
-    assert len(killed) >= 2
+    thread.join(10)
+    assert len(cluster.workers) == 4
     np.testing.assert_array_equal(layer_of(found), layer_of(expected))
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, {tests!r})
-import torch
-from test_clusters import ROWS, N_STIMULI, make_network
-from repalign.activations import record
-from repalign.scenes import make_scenes
-from repalign.stimuli import Stimuli, encode_png
-scenes = make_scenes(N_STIMULI, size=32)
-stimuli = Stimuli(scenes.stimulus_id, [encode_png(image) for image in scenes.images])
-record(make_network(0.3), stimuli=stimuli, to={to!r}, batch_size=ROWS, scheduler={address!r})
-"""
+def record_slowly(stimuli: Stimuli, to: str, address: str) -> None:
+    record(make_network(0.1), stimuli=stimuli, to=to, batch_size=ROWS, scheduler=address)
 
 
 def test_run_whose_process_is_killed_is_resumed(
-    client: Client, stimuli: Stimuli, tmp_path: Path
+    cluster: Cluster, client: Client, stimuli: Stimuli, tmp_path: Path
 ) -> None:
     expected = record(make_network(), stimuli=stimuli, to=tmp_path / "alone", batch_size=ROWS)
     to = tmp_path / "spread"
-    address = client.scheduler_info()["address"]
-    script = SCRIPT.format(tests=str(Path(__file__).parent), to=str(to), address=address)
-    child = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
-    while not list(to.glob("activations/*/conv/done/c/*")):
-        assert child.poll() is None
+    child = start(record_slowly, stimuli, str(to), cluster.address)
+    while not finished_shards(to):
+        assert child.is_alive()
         time.sleep(0.02)
     child.kill()
-    child.wait()
-    done = len(list(to.glob("activations/*/conv/done/c/*")))
-    assert 0 < done < SHARDS
-    network = make_network(0.3)
+    child.join()
+    assert 0 < finished_shards(to) < SHARDS
+    network = make_network(0.1)
     found = record(network, stimuli=stimuli, to=to, batch_size=ROWS, scheduler=client)
     np.testing.assert_array_equal(layer_of(found), layer_of(expected))
 
@@ -171,7 +168,6 @@ def where_it_ran(item: int, seat: Seat, shared: str) -> tuple[str, int, float, f
 
 
 def test_each_worker_has_one_task_at_a_time_and_a_rank_of_its_own(client: Client) -> None:
-    client.wait_for_workers(2, timeout=60)
     results = dict(hand_out(client, where_it_ran, range(12), "told"))
     assert sorted(results) == list(range(12))
     by_worker: dict[str, list[tuple[float, float]]] = {}
@@ -187,19 +183,108 @@ def test_each_worker_has_one_task_at_a_time_and_a_rank_of_its_own(client: Client
         assert all(first[1] <= second[0] for first, second in pairwise(spans))
 
 
+def reads_blocks(item: int, seat: Seat) -> tuple[int, set[int]]:
+    """Process of a task, and those that compute the blocks of a lazy array that it reads."""
+    import dask.array as da
+
+    blocks = da.arange(6, chunks=1).map_blocks(lambda block: block * 0 + os.getpid(), dtype=int)
+    return os.getpid(), set(np.asarray(blocks).tolist())
+
+
+def test_task_reads_what_is_lazy_by_itself(client: Client) -> None:
+    for _, (process, readers) in hand_out(client, reads_blocks, range(4)):
+        assert readers == {process}
+
+
 def dies(item: int, seat: Seat) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_task_that_ends_its_workers_is_given_up() -> None:
-    with (
-        open_client(workers=1) as client,
-        pytest.raises(RuntimeError, match="3 workers were lost in the same task"),
-    ):
+def test_task_that_ends_its_workers_is_given_up(cluster: Cluster, client: Client) -> None:
+    cluster.add()
+    with pytest.raises(RuntimeError, match="3 workers were lost in the same task"):
         list(hand_out(client, dies, [0]))
 
 
-def test_scheduler_that_is_not_there_is_said() -> None:
+def test_scheduler_that_goes_is_said_soon(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_client(scheduler=cluster.address) as client:
+        monkeypatch.setattr(handing_out, "RECONNECT_S", 0.5)
+        monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
+        results = hand_out(client, where_it_ran, range(100), "told")
+        next(results)
+        cluster.end()
+        with pytest.raises(ConnectionError, match=r"scheduler at tcp://.* is gone; what is finis"):
+            list(results)
+
+
+def test_all_is_done_while_workers_are_killed_all_the_time(
+    cluster: Cluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In moments of every kind: while it joins, is sent what is shared, computes, or answers."""
+    monkeypatch.setattr(handing_out, "LOSSES", 1000)
+    dice, over = random.Random(0), threading.Event()
+
+    def kill() -> None:
+        while not over.wait(dice.uniform(0.1, 0.4)):
+            if clusters.workers_of(client):  # a slow machine starts none between two kills
+                dice.choice(cluster.alive()).kill()
+                cluster.add()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        for _ in range(3):
+            done = [item for item, _ in hand_out(client, where_it_ran, range(20), "told")]
+            assert sorted(done) == list(range(20))
+    finally:
+        over.set()
+        thread.join(10)
+
+
+def dies_on_a_gpu(item: int, seat: Seat, gpus: str) -> str:
+    if item == 0 and seat.address == gpus:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return seat.address
+
+
+def test_what_wants_a_gpu_waits_for_another_when_its_worker_is_lost(
+    cluster: Cluster, client: Client
+) -> None:
+    cluster.add(resources={"GPU": 1})
+    client.wait_for_workers(3, timeout=240)
+    (with_gpu,) = clusters.workers_of(client, gpus=True)
+    results = hand_out(client, dies_on_a_gpu, range(4), with_gpu, gpus=True)
+
+    def add_another() -> None:
+        cluster.workers[-1].join()
+        time.sleep(1)
+        cluster.add(resources={"GPU": 1})
+
+    threading.Thread(target=add_another, daemon=True).start()
+    ran = {address for _, address in results}
+    (another,) = clusters.workers_of(client, gpus=True)
+    assert ran <= {with_gpu, another}
+    assert another in ran
+    others = {address for _, address in hand_out(client, dies_on_a_gpu, range(9), "", gpus=False)}
+    assert others == set(clusters.workers_of(client, gpus=False))
+
+
+def test_workers_of_a_job_take_its_gpus_in_turn() -> None:
+    """Two jobs with two GPUs each on one machine: both count their own from 0."""
+    names = ["cluster-1-0", "cluster-2-0", "cluster-1-1", "cluster-2-1"]
+    alive = {name: {"name": name, "host": "node"} for name in names}
+    ranks: dict[str, int] = {}
+    assert [_rank(name, alive, ranks) for name in names] == [0, 0, 1, 1]
+    alone = {
+        f"tcp://node:{port}": {"name": f"tcp://node:{port}", "host": "node"} for port in (1, 2)
+    }
+    assert [_rank(one, alone, ranks) for one in alone] == [0, 1]
+
+
+def test_scheduler_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "CONNECT_S", 0.5)
     with (
         pytest.raises(ConnectionError, match="no Dask scheduler answers at tcp://127.0.0.1:9"),
         open_client(scheduler="tcp://127.0.0.1:9"),
@@ -225,6 +310,24 @@ def test_worker_of_another_version_is_refused(
     monkeypatch.setattr(ra, "__version__", "0.0.0+other")
     with pytest.raises(RuntimeError, match="and this process 0.0.0"), open_client(scheduler=client):
         pass
+
+
+@pytest.mark.parametrize(("name", "has"), [("torch", "torch 1.0"), ("repalign", "no repalign")])
+def test_worker_without_what_numbers_depend_on_is_refused(name: str, has: str) -> None:
+    there = clusters.versions() | {name: "1.0" if name == "torch" else None}
+    with pytest.raises(RuntimeError, match=f"worker tcp://other:1 has {has}, and this process"):
+        clusters.refuse_other_versions({"tcp://other:1": there})
+
+
+def test_worker_that_joins_later_is_asked_for_its_version(
+    cluster: Cluster, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = hand_out(client, where_it_ran, range(200), "told")
+    next(results)
+    monkeypatch.setattr(ra, "__version__", "0.0.0+other")  # than that of one that comes
+    cluster.add()
+    with pytest.raises(RuntimeError, match="and this process 0.0.0"):
+        list(results)
 
 
 @pytest.mark.parametrize(

@@ -212,7 +212,9 @@ def test_job_script_records_on_its_workers(script: str, starter: str, tmp_path: 
             start_new_session=True,
         )
         try:
-            status = job.wait(timeout=240)
+            status = job.wait(timeout=600)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"the job did not end:\n{log.read_text(errors='replace')[-4000:]}")
         finally:  # as a batch system does at the end of a job
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(job.pid, signal.SIGKILL)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import doctest
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from repalign.cli import main
 from repalign.cli.training import complete_changes
 from repalign.training import configuration
 from repalign.training.configuration import FinetuneConfig, flatten, known_keys, read_config
@@ -183,20 +181,6 @@ def test_watch_follows_its_monitor(monitor: str, ended_at: int, best: int) -> No
             found = step
             break
     assert (found, watch.best["step"]) == (ended_at, best)
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Run the command line in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["repalign", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 def test_command_trains_resumes_and_says_where_the_card_is(cli: Any, tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 import doctest
+import importlib
 import math
+import pkgutil
 
 import numpy as np
 import pytest
@@ -9,16 +11,20 @@ import torch
 
 from repalign import inference
 from repalign.inference import (
+    RESAMPLED,
+    Draws,
     bootstrap_predictions,
     bootstrap_rsa,
     default_resamples,
     delete_one_cka,
+    evaluate_resamples,
     jackknife_cka,
+    prediction_intervals,
 )
-from repalign.metrics import CKA, COMPARATORS, RSA, Ridge, fold_scores, rdm, resampled
+from repalign.metrics import CKA, RSA, Ridge, fold_scores, rdm
 from repalign.metrics.comparators import compare_rdms
 from repalign.metrics.pairs import square_form
-from repalign.metrics.resampled import WEIGHTED, draw_multiplicities, resampled_similarities
+from repalign.metrics.resampled import draw_multiplicities
 
 BOTH = pytest.mark.parametrize("debiased", [True, False], ids=["debiased", "biased"])
 SCIPY = {
@@ -44,9 +50,12 @@ def explicitly_resampled(vector: torch.Tensor, counts: torch.Tensor) -> np.ndarr
     return square_form(vector)[drawn[i], drawn[j]][distinct].numpy()
 
 
-@pytest.mark.parametrize("module", [inference, resampled])
-def test_examples_run(module):
-    assert doctest.testmod(module).failed == 0
+MODULES = [name for _, name, _ in pkgutil.iter_modules(inference.__path__)]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    assert doctest.testmod(importlib.import_module(f"repalign.inference.{name}")).failed == 0
 
 
 # Bootstrap of RSA
@@ -59,14 +68,19 @@ def with_gaps(vector: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     return square.masked_fill(drawn[:, None] == drawn, torch.nan)
 
 
+def in_resamples(a: torch.Tensor, b: torch.Tensor, counts: torch.Tensor, comparator: str):
+    """What `bootstrap_rsa` takes percentiles of."""
+    draws = Draws(counts, torch.ones(len(counts), 1).long(), "stimuli", "bootstrap")
+    return evaluate_resamples(b, a, draws, comparator=comparator, ceilings=False).models
+
+
 @pytest.mark.parametrize("ties", [False, True], ids=["continuous", "ties"])
-@pytest.mark.parametrize("comparator", sorted(WEIGHTED))
-def test_weights_equal_comparing_resampled_rdms(comparator, ties, monkeypatch):
-    monkeypatch.setattr(resampled, "BLOCK_ELEMENTS", 300)  # several blocks
+@pytest.mark.parametrize("comparator", sorted(RESAMPLED))
+def test_weights_equal_comparing_resampled_rdms(comparator, ties):
     rdms = torch.stack([rdm(normal(11, 5, seed=s), method="euclidean") for s in range(4)])
     rdms = rdms.round(decimals=0) if ties else rdms
     counts = draw_multiplicities(11, n_resamples=25, generator=seeded())
-    found = resampled_similarities(rdms[0], rdms[1:], counts, comparator=comparator)
+    found = in_resamples(rdms[0], rdms[1:], counts, comparator)
     expected = [
         [
             compare_rdms(with_gaps(rdms[0], c), with_gaps(b, c), method=comparator).item()
@@ -85,18 +99,18 @@ def test_weights_equal_comparing_resampled_rdms(comparator, ties, monkeypatch):
             for c in counts
         ]
         np.testing.assert_allclose(found, scipys, rtol=0, atol=1e-10)
+    intervals = bootstrap_rsa(rdms[0], rdms[1:], comparator=comparator, n_resamples=25)
+    for interval, column in zip(intervals, np.array(expected).T, strict=True):
+        ends = np.quantile(column, [0.025, 0.975])
+        assert [interval.low, interval.high] == pytest.approx(ends, abs=1e-9)
 
 
-@pytest.mark.parametrize("comparator", sorted(WEIGHTED))
-def test_weights_of_one_give_the_plain_comparison(comparator):
-    a, b = rdm(normal(9, 5)), rdm(normal(9, 5, seed=1))
-    found = resampled_similarities(a, b[None], torch.ones(1, 9).long(), comparator=comparator)
-    assert found.item() == pytest.approx(COMPARATORS[comparator](a, b).item(), abs=1e-12)
-
-
-def test_comparators_without_a_weighted_form_are_refused():
-    with pytest.raises(ValueError, match="no weighted form of 'tau-a'; use one of cosine, corr"):
-        bootstrap_rsa(torch.rand(6), torch.rand(1, 6), comparator="tau-a")
+def test_a_stimulus_drawn_half_the_time_leaves_no_gap_in_whitened_intervals():
+    rdms = torch.rand(3, 15, generator=seeded(), dtype=torch.float64)
+    counts = draw_multiplicities(6, n_resamples=300, generator=seeded())
+    assert (counts == 4).any()  # N/2 + 1 of 6
+    for comparator in ("cosine_cov", "corr_cov"):
+        assert in_resamples(rdms[0], rdms[1:], counts, comparator).isfinite().all()
 
 
 @pytest.mark.parametrize("comparator", ["pearson", "spearman"])
@@ -105,7 +119,7 @@ def test_constant_resamples_are_nan_and_left_out(comparator):
     a = rdm(labels, method="euclidean") * 0.3 + 0.1
     b = torch.rand(1, 15, generator=seeded())
     counts = torch.tensor([[1, 2, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
-    found = resampled_similarities(a, b, counts, comparator=comparator)
+    found = in_resamples(a, b, counts, comparator)
     assert found[0].isnan().all()
     assert found[1].isfinite().all()
     interval = bootstrap_rsa(a, b, comparator=comparator, n_resamples=100)[0]
@@ -130,7 +144,7 @@ def test_intervals_are_percentiles_shared_between_models():
     alone = bootstrap_rsa(rdms[0], rdms[2:], n_resamples=200, seed=3, confidence=0.8)
     assert both[1] == alone[0]
     counts = draw_multiplicities(12, n_resamples=200, generator=seeded(3))
-    values = resampled_similarities(rdms[0], rdms[1:], counts).numpy()
+    values = in_resamples(rdms[0], rdms[1:], counts, "spearman").numpy()
     for interval, column in zip(both, values.T, strict=True):
         assert [interval.low, interval.high] == pytest.approx(np.quantile(column, [0.1, 0.9]))
         assert interval.n_resamples == 200
@@ -242,7 +256,7 @@ def test_prediction_bootstrap_is_the_same_in_blocks(monkeypatch):
     x = normal(30, 4)
     predictions, fold = Ridge(folds=3).predict(x, normal(30, 5, seed=1))
     whole = bootstrap_predictions(predictions, x[:, [0, 1, 2, 3, 0]], fold, n_resamples=20)
-    monkeypatch.setattr(inference, "BLOCK_ELEMENTS", 5 * 3)
+    monkeypatch.setattr(prediction_intervals, "BLOCK_ELEMENTS", 5 * 3)
     blocks = bootstrap_predictions(predictions, x[:, [0, 1, 2, 3, 0]], fold, n_resamples=20)
     assert [blocks.low, blocks.high] == pytest.approx([whole.low, whole.high], abs=1e-12)
 

@@ -30,6 +30,7 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "skimage": "scikit-image",
     "yaml": "pyyaml",
+    "vl_convert": "vl-convert-python",
     "art": "adversarial-robustness-toolbox",
 }
 
@@ -172,6 +173,16 @@ def test_wheel_carries_every_card(wheel):
 def test_wheel_carries_every_module_and_its_types(wheel):
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "repalign").rglob("*.py")}
     assert modules | {"repalign/py.typed"} <= set(wheel)
+
+
+def test_wheel_carries_the_styles_and_scripts_of_pages(wheel):
+    parts = {
+        path.relative_to(ROOT).as_posix()
+        for kind in ("css", "js")
+        for path in (ROOT / "repalign").rglob(f"*.{kind}")
+    }
+    assert len(parts) >= 6
+    assert parts <= set(wheel)
 
 
 def test_wheel_installs_no_other_import_package(wheel):

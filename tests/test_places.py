@@ -27,7 +27,6 @@ import xarray as xr
 import repalign as ra
 from repalign import remote_files
 from repalign.activations import open_layers
-from repalign.cli import main
 from repalign.copying import _is_stale
 from repalign.opening import is_store, open_recording
 from repalign.places import LocalFolder, Remote, Zip, find_place
@@ -603,26 +602,12 @@ def test_a_forked_process_reads_too(places: dict[str, str]) -> None:
     )
     names = [places[kind] for kind in ("zip", "s3", "zip in s3")]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", code, *names], capture_output=True, timeout=60
+        [sys.executable, "-W", "ignore", "-c", code, *names], capture_output=True, timeout=240
     )
     assert done.returncode == 0, done.stderr[-2000:]
 
 
 # --- the command line ----------------------------------------------------------------------
-
-
-@pytest.fixture
-def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    """Run the command line in this process; gives (exit code, stdout, stderr)."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["repalign", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            main()
-        printed = capsys.readouterr()
-        return int(stop.value.code or 0), printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

@@ -416,8 +416,6 @@ def test_recordings_that_do_not_fit_are_named(tmp_path: Path) -> None:
     write_recording(tmp_path, images=False)
     with pytest.raises(ValueError, match="lab cannot be shown to pixels: .*has no images"):
         plan_study(study | {"models": ["pixels"]})
-    with pytest.raises(ValueError, match="holds a recording"):
-        plan_study(study | {"models": [str(tmp_path / "lab.zarr")]})
     with pytest.raises(ValueError, match="has no results yet"):
         collect_study(study)
     with pytest.raises(FileNotFoundError, match=r"no finished store at .*gone\.zarr"):
@@ -497,6 +495,8 @@ def test_command_line(
         '[inference]\nnull_draws = 2\n[run]\nto = "to"\n',
         encoding="utf-8",
     )
+    wider = tmp_path / "wider.toml"
+    wider.write_text(toml.read_text("utf-8").replace('["cka"]', '["cka", "rsa"]'), "utf-8")
 
     def call(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["repalign", "study", *arguments])
@@ -507,6 +507,9 @@ def test_command_line(
 
     assert "3 layers are read once each, for 6 cells" in call("plan", str(toml))
     assert json.loads(call("plan", str(toml), "--json"))["rows"][0]["cells"] == 6
+    [line] = [line for line in call("plan", str(wider)).splitlines() if "lab" in line]
+    assert "cka, rsa" in line
+    assert line.split()[-2:] == ["12", "0"]
     assert json.loads(call("run", str(toml), "--json"))["done"] == 6
     assert "6 of 6 cells done" in call("status", str(toml))
     assert len(json.loads(call("collect", str(toml), "--json"))) == 6

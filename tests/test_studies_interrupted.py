@@ -2,76 +2,192 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask_processes
 import pandas as pd
 import pytest
-from studies_material import make_study
+from dask_processes import Cluster, start
+from studies_material import CHEAP_LAYERS, make_cheap_study, make_study
+from study_driver import UNREACHABLE, be_slow, drive, events, noted, total, unpublished
 
-from repalign.clusters import open_client
+from repalign import handing_out
+from repalign.clusters import open_client, workers_of
 from repalign.studies import collect_study, read_study, run_study
 from repalign.studies import running as module
 
-CELLS = 30
-# Tasks of one layer that take a while, published one by one: many moments to be killed at.
-DRIVER = """
-import json, sys, time
-from repalign.studies import running, scheduling
-task = running.run_task
-def slow(*arguments):
-    time.sleep(0.15)
-    return task(*arguments)
-running.run_task, running.PUBLISH_S, scheduling.TASK_S = slow, 0.3, 0.0
-running.run_study(json.loads(sys.argv[1]), progress=False)
-"""
+CELLS_A_TASK = 2 * 2  # metrics, regions
+CELLS = CHEAP_LAYERS * CELLS_A_TASK
+MOMENTS = 20
+WORKERS = 2
 
 
-def start(study: dict[str, Any]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", DRIVER, json.dumps(study)])
+@pytest.fixture
+def study(tmp_path: Path) -> dict[str, Any]:
+    return make_cheap_study(tmp_path)
 
 
-def events(study: dict[str, Any]) -> list[dict[str, Any]]:
-    log = read_study(study).folder / "log.jsonl"
-    lines = log.read_text("utf-8").splitlines() if log.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
-
-
-def unpublished(logged: list[dict[str, Any]]) -> int:
-    """Cells that were computed since the last part."""
-    count = 0
-    for one in logged:
-        count = 0 if one["event"] == "published" else count + one["cells"]
-    return count
-
-
-def total(logged: list[dict[str, Any]], event: str = "computed") -> int:
-    return sum(one["cells"] for one in logged if one["event"] == event)
-
-
-def test_a_killed_driver_goes_on_and_computes_only_what_was_in_flight_again(
-    tmp_path: Path,
-) -> None:
-    whole = make_study(tmp_path, name="whole")
+@pytest.fixture
+def expected(study: dict[str, Any]) -> pd.DataFrame:
+    """The table of a run in one process that nobody interrupts."""
+    whole = study | {"name": "whole"}
     run_study(whole, progress=False)
-    expected = collect_study(whole).table
-    study = make_study(tmp_path)
+    return collect_study(whole).table
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    with dask_processes.cluster(WORKERS) as one:
+        yield one
+
+
+def test_a_study_interrupted_at_twenty_random_moments_is_the_one_that_was_not(
+    study: dict[str, Any], expected: pd.DataFrame, tmp_path: Path, cluster: Cluster
+) -> None:
+    """Driver, worker or scheduler is killed; only what was in flight is computed again.
+
+    Rows that a driver had not published go with it, and the task of each worker whose scheduler
+    or driver goes. A driver that loses its scheduler publishes what it has.
+    """
+    dice = random.Random(7)
+    victims = dice.sample(["driver", "worker", "scheduler"] * 7, MOMENTS)
+    finished = lost_cells = allowed = 0  # cells of this study; tasks of all of them
+    now = study | {"name": "run0"}
+    driver = start(drive, now, {"scheduler": cluster.address})
+    try:
+        while victims:
+            time.sleep(dice.uniform(0.0, 1.2))
+            if driver.exitcode == 0:  # before the next moment: another study
+                check(now, expected, lost_cells)
+                allowed += lost_cells // CELLS_A_TASK
+                finished, lost_cells = finished + 1, 0
+                now = study | {"name": f"run{finished}"}
+                driver = start(drive, now, {"scheduler": cluster.address})
+                continue
+            victim = victims.pop()
+            allowed += 1 if victim == "worker" else WORKERS
+            if victim == "worker":
+                dice.choice(cluster.alive()).kill()
+                cluster.add()
+                continue
+            if victim == "driver":
+                driver.kill()
+            else:
+                cluster.end()
+                cluster.restart(WORKERS)
+            driver.join(120)
+            if driver.exitcode != 0:  # it may have been about to end
+                assert driver.exitcode == (-9 if victim == "driver" else UNREACHABLE)
+                lost_cells += unpublished(events(now))
+                assert victim == "driver" or not unpublished(events(now))
+                driver = start(drive, now, {"scheduler": cluster.address})
+        driver.join(120)
+        assert driver.exitcode == 0
+        check(now, expected, lost_cells)
+    finally:
+        driver.kill()
+    assert finished < MOMENTS / 2  # most moments were in the midst of a study
+    allowed += lost_cells // CELLS_A_TASK
+    assert len(noted(tmp_path)) <= CHEAP_LAYERS * (finished + 1) + allowed
+
+
+def check(study: dict[str, Any], expected: pd.DataFrame, lost: int) -> None:
+    pd.testing.assert_frame_equal(collect_study(study).table, expected)
+    assert CELLS <= total(events(study)) <= CELLS + lost
+
+
+def test_workers_killed_at_random_change_nothing(
+    study: dict[str, Any],
+    expected: pd.DataFrame,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each kill costs no more than the task that the worker had."""
+    be_slow(monkeypatch.setattr)
+    dice, kills = random.Random(1), 4
+    cluster.add()
+
+    def kill() -> None:
+        for _ in range(kills):
+            before = total(events(study))
+            while total(events(study)) < before + 2 * CELLS_A_TASK:
+                time.sleep(0.01)
+            time.sleep(dice.uniform(0, 0.1))
+            dice.choice(cluster.alive()).kill()
+            cluster.add()
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    assert run_study(study, scheduler=cluster.address, progress=False).done == CELLS
+    killer.join(10)
+    assert len(cluster.workers) == WORKERS + 1 + kills
+    pd.testing.assert_frame_equal(collect_study(study).table, expected)
+    assert total(events(study)) == CELLS
+    assert CHEAP_LAYERS <= len(noted(tmp_path)) <= CHEAP_LAYERS + kills
+
+
+def test_workers_that_retire_hand_their_tasks_to_others(
+    study: dict[str, Any],
+    expected: pd.DataFrame,
+    cluster: Cluster,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As in jobs with a time limit: each ends when its life is over, and another one begins."""
+    be_slow(monkeypatch.setattr)
+    monkeypatch.setenv("REPALIGN_TEST_SECONDS", "0.4")
+    cluster.end_workers()
+    cluster.add(WORKERS, lifetime="1.5 s", lifetime_stagger="0.5 s")
+    retiring = list(cluster.workers)
+
+    def replace() -> None:
+        for worker in retiring:
+            worker.join()
+            cluster.add()
+
+    replacing = threading.Thread(target=replace, daemon=True)
+    replacing.start()
+    assert run_study(study, scheduler=cluster.address, progress=False).done == CELLS
+    replacing.join(20)
+    assert [one.exitcode for one in retiring] == [0] * WORKERS
+    assert len({one["where"] for one in noted(tmp_path)}) > WORKERS
+    pd.testing.assert_frame_equal(collect_study(study).table, expected)
+    assert total(events(study)) == CELLS
+    assert CHEAP_LAYERS <= len(noted(tmp_path)) <= CHEAP_LAYERS + WORKERS
+
+
+def test_retirements_are_no_losses(cluster: Cluster) -> None:
+    with open_client(scheduler=cluster.address) as client:
+        client.wait_for_workers(WORKERS, timeout=240)
+        killed, retired = list(workers_of(client))
+        client.retire_workers([retired], remove=True)
+        pids = client.run(os.getpid)
+        os.kill(pids[killed], signal.SIGKILL)
+        while workers_of(client):
+            time.sleep(0.05)
+        assert handing_out._has_retired(client, retired)
+        assert not handing_out._has_retired(client, killed)
+
+
+def test_a_killed_driver_without_workers_goes_on(
+    study: dict[str, Any], expected: pd.DataFrame
+) -> None:
     dice, lost = random.Random(0), 0
     for kill in range(3):
-        process, before = start(study), len(events(study))
-        while len(events(study)) == before and process.poll() is None:
+        driver, before = start(drive, study, {}), len(events(study))
+        while len(events(study)) == before and driver.is_alive():
             time.sleep(0.01)
-        time.sleep(dice.uniform(0, 0.5))
-        process.kill()
-        process.wait()
+        time.sleep(dice.uniform(0, 0.3))
+        driver.kill()
+        driver.join()
         logged = events(study)
         assert len(logged) > before, f"run {kill} computed nothing"
         lost += unpublished(logged[before:])
@@ -82,10 +198,11 @@ def test_a_killed_driver_goes_on_and_computes_only_what_was_in_flight_again(
     assert all(one.name.startswith(".part-") for one in leftovers)  # never read
 
 
-def test_two_drivers_do_not_double_the_work(tmp_path: Path) -> None:
-    study = make_study(tmp_path)
-    drivers = [start(study), start(study)]
-    assert [one.wait(timeout=120) for one in drivers] == [0, 0]
+def test_two_drivers_do_not_double_the_work(study: dict[str, Any]) -> None:
+    drivers = [start(drive, study, {}), start(drive, study, {})]
+    for driver in drivers:
+        driver.join(240)
+    assert [one.exitcode for one in drivers] == [0, 0]
     assert total(events(study)) == CELLS
     assert total(events(study), "published") == CELLS
     assert len(collect_study(study).table) == CELLS
@@ -111,27 +228,4 @@ def test_ctrl_c_publishes_what_was_computed(
             run_study(study, progress=False)
     assert total(events(study), "published") == sum(done) > 0
     run_study(study, progress=False)
-    assert total(events(study)) == CELLS
-
-
-def test_lost_workers_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = make_study(tmp_path, name="whole", inference={"n_resamples": 300, "seed": 1})
-    run_study(whole, progress=False)
-    study = whole | {"name": "lossy"}
-    monkeypatch.setattr("repalign.studies.scheduling.TASK_S", 0.0)
-    monkeypatch.setattr(module, "PUBLISH_S", 0.0)
-    with open_client(workers=2) as client:
-
-        def kill_one() -> None:
-            while not events(study):
-                time.sleep(0.01)
-            os.kill(workers[0], signal.SIGKILL)
-
-        workers = list(client.run(os.getpid).values())
-        killer = threading.Thread(target=kill_one, daemon=True)
-        killer.start()
-        assert run_study(study, scheduler=client, progress=False).done == CELLS
-        killer.join(timeout=10)
-        assert workers[0] not in client.run(os.getpid, on_error="ignore").values()
-    pd.testing.assert_frame_equal(collect_study(study).table, collect_study(whole).table)
-    assert total(events(study)) == CELLS
+    assert total(events(study)) == 30

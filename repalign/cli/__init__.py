@@ -12,7 +12,18 @@ from typing import Annotated, TextIO
 
 import typer
 
-from repalign.cli import agents, autoencoder, data, instruments, scores, studies, training
+from repalign.cli import (
+    agents,
+    autoencoder,
+    data,
+    designs,
+    dynamics,
+    instruments,
+    maps,
+    scores,
+    studies,
+    training,
+)
 
 VERBS = (
     scores.demo,
@@ -28,6 +39,10 @@ VERBS = (
     agents.rollout,
     autoencoder.autoencoder,
     scores.compare,
+    dynamics.dynamics,
+    maps.searchlight,
+    designs.map_layers,
+    designs.power,
     scores.recipe,
     scores.report,
     training.finetune,

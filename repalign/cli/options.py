@@ -18,6 +18,47 @@ class CeilingChoice(StrEnum):
     none = "none"
 
 
+class OverChoice(StrEnum):
+    """What an inference generalises over."""
+
+    stimuli = "stimuli"
+    subjects = "subjects"
+    both = "both"
+
+
+class SubjectsChoice(StrEnum):
+    """Whether subjects have values of their own."""
+
+    random = "random"
+    pooled = "pooled"
+
+
+class FitChoice(StrEnum):
+    """What is fitted of a model's layers."""
+
+    fixed = "fixed"
+    weights = "weights"
+    select = "select"
+    interpolate = "interpolate"
+
+
+class IntervalKind(StrEnum):
+    """Which confidence interval."""
+
+    t = "t"
+    percentile = "percentile"
+    bca = "bca"
+
+
+class CorrectionChoice(StrEnum):
+    """How p values are corrected for many models."""
+
+    holm = "holm"
+    benjamini_hochberg = "benjamini-hochberg"
+    max_t = "max-t"
+    none = "none"
+
+
 def complete_datasets(incomplete: str) -> list[str]:
     """Return the names of dataset cards that begin so."""
     from repalign.cards import list_cards

@@ -10,14 +10,19 @@ import typer
 
 from repalign.cli.options import (
     CeilingChoice,
+    CorrectionChoice,
     Dataset,
     Degrees,
     Device,
+    FitChoice,
+    IntervalKind,
     Json,
     Layers,
     Mirror,
     Offline,
+    OverChoice,
     Select,
+    SubjectsChoice,
     To,
     complete_datasets,
     complete_metrics,
@@ -140,6 +145,35 @@ def compare(
             " session); episodes of a rollout are kept together anyway."
         ),
     ] = None,
+    inference: Annotated[
+        OverChoice | None,
+        typer.Option(
+            help="Say what the comparison can claim: over new stimuli, new subjects or both; with"
+            " ceilings, intervals and p values from the same resamples, and pairs of models."
+        ),
+    ] = None,
+    subjects: Annotated[
+        SubjectsChoice | None,
+        typer.Option(
+            help="With --inference: one value a subject (random, the default), or the neuroids of"
+            " all subjects as one population (pooled)."
+        ),
+    ] = None,
+    fit: Annotated[
+        FitChoice | None,
+        typer.Option(
+            help="With --inference: layers as they are (fixed, the default), or one value a model"
+            " whose layers are weighted, selected or blended on other stimuli."
+        ),
+    ] = None,
+    interval: Annotated[
+        IntervalKind | None,
+        typer.Option(help="With --inference: kind of confidence interval; t by default."),
+    ] = None,
+    correction: Annotated[
+        CorrectionChoice | None,
+        typer.Option(help="With --inference: of p values for many models; holm by default."),
+    ] = None,
     device: Device = "auto",
     visual_degrees: Degrees = None,
     on: Annotated[
@@ -154,11 +188,15 @@ def compare(
     offline: Offline = False,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for report.html, profile.png, results.csv and results.json."),
+        typer.Option(
+            help="Folder for report.html, profile.png, results.csv and results.json; with"
+            " --inference for its tables (Parquet) and resamples (netCDF)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare a recording with models, layer by layer; ingests and records what is missing."""
+    from repalign.cli.inferences import check_options, print_inferences
     from repalign.comparison import compare as run
     from repalign.inputs import (
         is_model_card,
@@ -172,6 +210,14 @@ def compare(
     )
     from repalign.tables import print_rows
 
+    asked = {"subjects": subjects, "fit": fit, "interval": interval, "correction": correction}
+    settings: dict[str, Any] = {
+        name: value.value for name, value in asked.items() if value is not None
+    }
+    others: dict[str, Any] = {"--null-draws": null_draws, "--groups": groups}
+    if ceiling is not CeilingChoice.auto:
+        others["--ceiling"] = ceiling.value
+    check_options(inference, settings, others)
     where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
     chosen = [parse_metric(text) for text in metric or ["rsa"]]
     first = open_population(dataset, where)
@@ -182,6 +228,11 @@ def compare(
         wanted = layers_for(model, split_words(layers), alone=len(models) == 1)
         found = open_model(model, first, wanted, device, visual_degrees, where, on)
         seconds |= {f"{model} {name}": layer for name, layer in found.items()}
+    if inference is not None:
+        settings |= {"over": inference.value, "seed": seed, "device": device}
+        settings |= {} if resamples is None else {"n_resamples": resamples}
+        print_inferences(first, seconds, chosen, settings, out=out, as_json=as_json)
+        return
     rows: list[dict[str, Any]] = []
     notes: dict[str, None] = {}  # each once, in order
     failure: ValueError | None = None
@@ -302,25 +353,20 @@ def recipe(
 
 def report(
     results: Annotated[
-        list[Path], typer.Argument(help="results.json files, or folders that hold them.")
+        list[Path],
+        typer.Argument(
+            help="A study's TOML file or the folder it ran in; or results.json files, or folders"
+            " that hold them."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("repalign-report"),
-    title: Annotated[str, typer.Option(help="Title of the page.")] = "Brain and network",
+    title: Annotated[
+        str | None,
+        typer.Option(help="Title of the page; by default the study's or datasets' name."),
+    ] = None,
 ) -> None:
-    """Write one page, one figure and one table from the results of earlier runs."""
-    from repalign.reporting import read_rows, read_sources, write_report
+    """Write one page with tables and charts, and its numbers, from a study or earlier results."""
+    from repalign.studies import write_study_report
 
-    rows = read_rows(results)
-    provenance, citations = read_sources(results)
-    commands = " | ".join(dict.fromkeys(filter(None, provenance)))
-    path = write_report(
-        rows,
-        out,
-        title=title,
-        provenance={
-            "command": ["repalign", *sys.argv[1:]],
-            **({"made from": commands} if commands else {}),
-        },
-        citations=citations,
-    )
-    print(path)
+    command = ["repalign", *sys.argv[1:]]
+    print(write_study_report(results, out, title=title, command=command))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from repalign.metrics.calls import Array, Device, as_tensor, check_finite
@@ -12,49 +12,52 @@ from repalign.metrics.comparators import check_choice
 from repalign.metrics.gram import in_working_precision, symmetric_product
 from repalign.metrics.presentations import Labels, Repeated, as_presentations, averages
 
+Residuals = Float[Tensor, "*batch residual neuroid"]
 
-def _full(residuals: Float[Tensor, "residual neuroid"], dof: float) -> Tensor:
+
+def _full(residuals: Residuals, dof: float) -> Tensor:
     return symmetric_product(residuals.mT) / dof
 
 
-def _diagonal(residuals: Float[Tensor, "residual neuroid"], dof: float) -> Tensor:
-    return (residuals.square().sum(0) / dof).diag()
+def _diagonal(residuals: Residuals, dof: float) -> Tensor:
+    return (residuals.square().sum(-2) / dof).diag_embed()
 
 
-def _shrunk_to_identity(residuals: Float[Tensor, "residual neuroid"], dof: float) -> Tensor:
+def _shrunk_to_identity(residuals: Residuals, dof: float) -> Tensor:
     """Ledoit & Wolf: the covariance S is mixed with its mean variance, m·I.
 
     The weight of m·I is b² / d², d² = |S − mI|² and b² the mean over residuals of |xxᵀ − S|² over
     their number: |xxᵀ|² = |x|⁴, so no product of two neuroids is squared one by one.
     """
-    n, p = residuals.shape
+    n, p = residuals.shape[-2:]
     covariance = symmetric_product(residuals.mT) / n
-    target = covariance.trace() / p * torch.eye(p, dtype=residuals.dtype, device=residuals.device)
-    distance = (covariance - target).square().sum()
-    fourth = residuals.square().sum(1).square().mean()
-    error = torch.minimum((fourth - covariance.square().sum()) / n, distance)
-    weight = error / distance.where(distance > 0, 1)
+    level = covariance.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
+    target = level * torch.eye(p, dtype=residuals.dtype, device=residuals.device)
+    distance = (covariance - target).square().sum((-2, -1))
+    fourth = residuals.square().sum(-1).square().mean(-1)
+    error = torch.minimum((fourth - covariance.square().sum((-2, -1))) / n, distance)
+    weight = (error / distance.where(distance > 0, 1))[..., None, None]
     return (weight * target + (1 - weight) * covariance) * (n / dof)
 
 
-def _shrunk_to_diagonal(residuals: Float[Tensor, "residual neuroid"], dof: float) -> Tensor:
+def _shrunk_to_diagonal(residuals: Residuals, dof: float) -> Tensor:
     """Schäfer & Strimmer: correlations are shrunk by λ, the sum of their variances over squares."""
-    n, p = residuals.shape
+    n, p = residuals.shape[-2:]
     covariance = symmetric_product(residuals.mT) / dof
-    variance = covariance.diagonal()
+    variance = covariance.diagonal(dim1=-2, dim2=-1)
     if bool((variance == 0).any()):
-        still = (variance == 0).nonzero()[:, 0].tolist()
+        still = (variance == 0).nonzero()[:, -1].tolist()
         raise ValueError(
             f"{len(still)} neuroids (first: {still[0]}) are the same in all repetitions, so they "
             "have no correlation. Leave them out, or use method='shrinkage_eye'."
         )
-    scaled = residuals / variance.sqrt()
+    scaled = residuals / variance.sqrt()[..., None, :]
     mean = symmetric_product(scaled.mT) / (n - 1)
     mean_square = symmetric_product(scaled.square().mT) / (n - 1)
     off = 1 - torch.eye(p, dtype=residuals.dtype, device=residuals.device)
-    errors = (n / dof**2 * (mean_square - mean.square()) * off).sum()
-    squares = (mean.square() * off).sum()
-    shrinkage = (errors / squares.where(squares > 0, 1)).clamp(0, 1)
+    errors = (n / dof**2 * (mean_square - mean.square()) * off).sum((-2, -1))
+    squares = (mean.square() * off).sum((-2, -1))
+    shrinkage = (errors / squares.where(squares > 0, 1)).clamp(0, 1)[..., None, None]
     return covariance * (1 - shrinkage * off)
 
 
@@ -63,7 +66,8 @@ class Covariance:
     """An estimator of covariances.
 
     Args:
-        estimate: from centred residuals and their degrees of freedom to the covariance.
+        estimate: from centred residuals, (*batch, residual, neuroid), and their degrees of freedom
+            to the covariance.
         invariances: what may be done to responses without changing distances whitened by it, but
             for their scale.
     """
@@ -190,6 +194,18 @@ def noise_covariance(
     return covariance_of_residuals(residuals, dof=dof, method=method)
 
 
+def factor_covariance(
+    covariance: Float[Tensor, "*batch neuroid neuroid"],
+) -> tuple[Float[Tensor, "*batch neuroid neuroid"], Bool[Tensor, "*batch"]]:
+    """Return the lower Cholesky factors of covariances, and which of them have an inverse."""
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    own = covariance.diagonal(dim1=-2, dim2=-1)
+    # the part of its variance that no other neuroid explains
+    left = root.diagonal(dim1=-2, dim2=-1).square() / own
+    enough = (left > own.shape[-1] * torch.finfo(own.dtype).eps).all(-1)
+    return root, (failed == 0) & enough
+
+
 def precision_of(covariance: Float[Tensor, "neuroid neuroid"]) -> Float[Tensor, "neuroid neuroid"]:
     """Return the inverse of a covariance, as ``noise=`` of ``rdm`` takes it.
 
@@ -202,13 +218,12 @@ def precision_of(covariance: Float[Tensor, "neuroid neuroid"]) -> Float[Tensor, 
                 [-1.,  2.]], dtype=torch.float64)
     """
     covariance = in_working_precision(covariance)
-    root, failed = torch.linalg.cholesky_ex(covariance)
-    own = covariance.diagonal()
-    left = root.diagonal().square() / own  # the part of its variance no other neuroid explains
-    if bool(failed) or not bool((left > len(own) * torch.finfo(own.dtype).eps).all()):
+    root, invertible = factor_covariance(covariance)
+    if not bool(invertible):
         raise ValueError(
-            f"The covariance of {len(own)} neuroids has no inverse: there are too few repetitions, "
-            "or neuroids that never vary. Use method='shrinkage_eye' or 'shrinkage_diag'."
+            f"The covariance of {len(covariance)} neuroids has no inverse: there are too few "
+            "repetitions, or neuroids that never vary. Use method='shrinkage_eye' or "
+            "'shrinkage_diag'."
         )
     return torch.cholesky_inverse(root)
 

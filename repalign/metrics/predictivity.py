@@ -20,6 +20,7 @@ from repalign.metrics.folds import (
     shuffled_folds,
 )
 from repalign.metrics.gram import (
+    centre,
     check_responses,
     check_same_stimuli,
     cores_for_blas,
@@ -162,6 +163,12 @@ class Predictivity(ABC):
         groups: Int[Tensor, "stimulus"] | None,
     ) -> Float[Tensor, "stimulus neuroid"]:
         """Return the prediction of each fold's rows by a fit to the others."""
+
+    def take_prepared(
+        self, prepared: Float[Tensor, "stimulus column"], rows: Int[Tensor, "chosen"]
+    ) -> Float[Tensor, "chosen column"]:
+        """Return what was prepared of ``x`` for some of the stimuli only."""
+        return centre(prepared[rows], 0)
 
     def compare_prepared(
         self,

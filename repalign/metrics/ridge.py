@@ -104,6 +104,12 @@ class Ridge(Predictivity):
             check_finite(x)
         return prepared
 
+    def take_prepared(
+        self, prepared: Float[Tensor, "stimulus column"], rows: Int[Tensor, "chosen"]
+    ) -> Float[Tensor, "chosen column"]:
+        """Return what was prepared of ``x`` for some of the stimuli only."""
+        return restricted(prepared, rows)
+
     def held_out_predictions(
         self,
         prepared: Float[Tensor, "stimulus column"],

@@ -102,7 +102,8 @@ def full_spectrum(
 
 
 def restricted(
-    prepared: Float[Tensor, "stimulus column"], rows: Bool[Tensor, "stimulus"]
+    prepared: Float[Tensor, "stimulus column"],
+    rows: Bool[Tensor, "stimulus"] | Int[Tensor, "row"],
 ) -> Float[Tensor, "row column"]:
     """Return what ``prepared`` is for some of the stimuli only."""
     if is_gram(prepared):

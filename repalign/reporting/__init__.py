@@ -34,22 +34,32 @@ from repalign.reporting.shell import (
 )
 from repalign.reporting.summary import best_layers_html, choose_names, figure_words, summary_text
 
-__all__ = ["read_rows", "read_sources", "write_report"]
+__all__ = ["read_rows", "read_sources", "rows_as_csv", "write_report"]
 
 RESULTS = "results.json"
 SOURCES = "sources.json"  # beside it: the command, and what to cite
 
 ALL_COLUMNS = {
-    "dataset": "Dataset", "species": "Species", "region": "Region", "subject": "Subject",
-    "model": "Model", "layer": "Layer", "metric": "Metric", "value": "Value",
-    "null_mean": "Null", "null_sd": "Null sd",
+    "dataset": "Dataset", "selection": "Selection", "species": "Species", "region": "Region",
+    "subject": "Subject", "model": "Model", "layer": "Layer", "metric": "Metric",
+    "value": "Value", "null_mean": "Null", "null_sd": "Null sd",
     "ci_low": "Interval low", "ci_high": "Interval high", "ceiling_low": "Ceiling low",
     "ceiling_high": "Ceiling high", "ceiling_error": "Ceiling error",
     "ceiling_kind": "Ceiling kind", "p": "p",
     "n_stimuli": "Stimuli", "n_neuroids": "Neuroids", "seed": "Seed", "version": "Version",
 }  # fmt: skip
 # Said once, above the table, where they are the same in all rows.
-ONCE = ("dataset", "species", "region", "metric", "n_stimuli", "n_neuroids", "seed", "version")
+ONCE = (
+    "dataset",
+    "selection",
+    "species",
+    "region",
+    "metric",
+    "n_stimuli",
+    "n_neuroids",
+    "seed",
+    "version",
+)
 
 
 def write_report(
@@ -102,7 +112,7 @@ def write_report(
         "citations": list(citations or []),
     }
     write_file(folder / SOURCES, json.dumps(sources, indent=1) + "\n")
-    write_file(folder / "results.csv", _csv(rows))
+    write_file(folder / "results.csv", rows_as_csv(rows))
     save_figure(fig, folder / "profile.png")
     write_file(folder / "report.html", html)
     return folder / "report.html"
@@ -194,7 +204,7 @@ def _plain(value: Any) -> Any:
     )
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def rows_as_csv(rows: Sequence[Row]) -> str:
     """All rows as CSV; a mapping or list inside is JSON text, None is empty."""
     text = io.StringIO()
     names = dict.fromkeys([*ROW_FIELDS, *(name for row in rows for name in row)])

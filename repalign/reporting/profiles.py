@@ -6,11 +6,12 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from repalign.reporting.metric_words import METRIC_LABELS
 from repalign.results import similarity
 
 Row = Mapping[str, Any]
@@ -21,48 +22,10 @@ ROW_FIELDS = (
     "ceiling_error", "ci_low", "ci_high", "p",
     "n_stimuli", "n_neuroids", "seed", "version",
 )  # fmt: skip
-IDENTITY = ("dataset", "species", "region", "subject", "model", "layer")
+IDENTITY = ("dataset", "selection", "species", "region", "subject", "model", "layer")
+LONGEST_SELECTION = 60  # letters shown
 
 
-def _rsa_label(parameters: Mapping[str, Any]) -> str:
-    comparator = str(parameters.get("comparator", "spearman")).replace("_", " ")
-    names = {"corr": "Pearson", "pearson": "Pearson", "spearman": "Spearman", "bures": "Bures"}
-    whitened = {"cosine cov": "whitened cosine", "corr cov": "whitened correlation"}
-    comparator = (names | whitened).get(comparator, comparator)
-    return f"RSA ({comparator} of {parameters.get('rdm', 'correlation')} RDMs)"
-
-
-def _cka_label(parameters: Mapping[str, Any]) -> str:
-    kernel = {"rbf": "RBF"}.get(str(parameters.get("kernel")), "linear")
-    return f"CKA ({kernel}, {'debiased' if parameters.get('debiased', True) else 'biased'})"
-
-
-def _predictivity_label(name: str) -> Callable[[Mapping[str, Any]], str]:
-    scores = {"r2": "R²", "explained_variance": "explained variance"}
-    return lambda own: f"{name} (median {scores.get(str(own.get('score')), 'Pearson r')})"
-
-
-METRIC_LABELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "rsa": _rsa_label,
-    "cka": _cka_label,
-    "ridge": _predictivity_label("ridge predictivity"),
-    "banded-ridge": _predictivity_label("banded ridge predictivity"),
-    "pls": _predictivity_label("PLS predictivity"),
-    "single-unit": _predictivity_label("single-unit predictivity"),
-    "procrustes": lambda own: f"Procrustes {own.get('kind', 'distance')}",
-    "angular-shape": lambda _: "angular shape distance",
-    "cca": lambda own: (
-        "CCA (mean squared correlation)" if own.get("squared") else "CCA (mean correlation)"
-    ),
-    "svcca": lambda _: "SVCCA",
-    "pwcca": lambda _: "PWCCA",
-    "one-to-one": lambda _: "one-to-one matching (correlation)",
-    "semi-matching": lambda _: "semi-matching (correlation)",
-    "soft-matching": lambda _: "soft matching (correlation)",
-    "soft-matching-distance": lambda _: "soft matching distance",
-    "mutual-knn": lambda own: f"mutual {own.get('k', 10)} nearest neighbours",
-    "cknna": lambda own: f"CKNNA ({own.get('k', 10)} neighbours)",
-}
 CEILING_NAMES = {"nili": "over subjects, Nili et al. 2014"}
 
 
@@ -75,11 +38,17 @@ class Target:
     region: str
     is_group: bool
     """True for a published group RDM, False for individuals."""
+    selection: str = ""
+    """Of a part of the dataset, its conditions."""
 
     @property
     def name(self) -> str:
-        """Species and region, as in "macaque IT"."""
-        return " ".join(part for part in (self.species, self.region) if part) or self.dataset
+        """Species, region and selection, as in "macaque IT" or "macaque IT (subject=BE)"."""
+        name = " ".join(part for part in (self.species, self.region) if part) or self.dataset
+        said = self.selection
+        if len(said) > LONGEST_SELECTION:
+            said = f"{said[: LONGEST_SELECTION - 1]}…"
+        return f"{name} ({said})" if said else name
 
     def whose(self, subjects: Sequence[str]) -> str:
         """Whose responses are shown; "" if the rows name no subject."""
@@ -187,7 +156,7 @@ def check_rows(rows: Sequence[Row], *, source: str = "rows") -> None:
             raise ValueError(f"{source}: row {index} is a {type(row).__name__}, not a mapping")
         if missing := [field for field in ROW_FIELDS if field not in row]:
             raise ValueError(f"{source}: row {index} lacks {', '.join(missing)}")
-        if not isinstance(row["metric_parameters"], Mapping):
+        if not isinstance(row["metric_parameters"], Mapping) and not row.get("error"):
             raise ValueError(f"{source}: metric_parameters of row {index} is not a mapping")
         for field in ("value", "ceiling_low", "ceiling_high", "ci_low", "ci_high"):
             try:
@@ -196,6 +165,11 @@ def check_rows(rows: Sequence[Row], *, source: str = "rows") -> None:
                 raise ValueError(
                     f"{source}: {field} of row {index} is {row[field]!r}, not a number"
                 ) from None
+
+
+def computed(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of comparisons that failed, which studies keep with their error."""
+    return [row for row in rows if not row.get("error")]
 
 
 def ceiling_of(rows: Iterable[Row]) -> Ceiling | None:
@@ -224,13 +198,14 @@ def gather_profiles(rows: Sequence[Row]) -> list[Profile]:
         ValueError: if there is no row, a field is missing, or two different rows claim one cell.
     """
     check_rows(rows)
+    rows = computed(rows)
     cells: dict[tuple[Target, str, str], dict[tuple[str, str], Row]] = defaultdict(dict)
     orders: dict[str, dict[tuple[Any, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for row, metric in zip(rows, metric_labels(rows), strict=True):
-        dataset, species, region, subject, model, layer = (
-            str(row[name] or "") for name in IDENTITY
+        dataset, selection, species, region, subject, model, layer = (
+            str(row.get(name) or "") for name in IDENTITY
         )
-        target = Target(dataset, species, region, is_group=subject == "group")
+        target = Target(dataset, species, region, subject == "group", selection)
         first = cells[target, metric, model].setdefault((subject, layer), row)
         if first is row:
             orders[model][target, metric, subject].append(layer)
@@ -268,7 +243,7 @@ def metric_labels(rows: Sequence[Row]) -> list[str]:
         make = METRIC_LABELS.get(row["metric"])
         parameters = row["metric_parameters"]
         labels.append(make(parameters) if make else str(row["metric"]).replace("_", " "))
-        cells[labels[-1], *(row[name] for name in IDENTITY)].append(own)
+        cells[labels[-1], *(row.get(name) for name in IDENTITY)].append(own)
     varying: dict[str, dict[str, None]] = defaultdict(dict)
     for (label, *_), each in cells.items():
         for key in dict.fromkeys(key for own in each for key in own):

@@ -1,12 +1,13 @@
 """One shell for all self-contained HTML reports: a single file that loads nothing.
 
-The file carries a content security policy that allows only its own style, its own script and
+The file carries a content security policy that allows only its own style, its own scripts and
 `data:` images, so that text which slipped through as markup could neither run nor fetch.
 """
 
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import json
 import math
@@ -15,138 +16,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-STYLE = """
-:root {
-  color-scheme: light dark;
-  --ink: #1c1e21; --soft: #565c64; --paper: #ffffff; --shade: #f4f5f7; --line: #d5d9de;
-  --accent: #0b5cad;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --ink: #e6e8eb; --soft: #a9b0b9; --paper: #15181c; --shade: #1f242a; --line: #3a414a;
-    --accent: #7db8f5;
-  }
-}
-* { box-sizing: border-box; }
-html { -webkit-text-size-adjust: 100%; scroll-behavior: smooth; }
-@media (prefers-reduced-motion: reduce) { html { scroll-behavior: auto; } }
-body {
-  margin: 0 auto; padding: 2rem 1.25rem 3rem; max-width: 84rem;
-  background: var(--paper); color: var(--ink);
-  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", "Helvetica Neue", Arial, sans-serif;
-}
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 .3rem; overflow-wrap: anywhere; }
-h2 { font-size: 1.25rem; line-height: 1.3; margin: 2.4rem 0 .7rem; overflow-wrap: anywhere; }
-p, ul { max-width: 46rem; margin: 0 0 .8rem; overflow-wrap: anywhere; }
-ul { padding-left: 1.2rem; }
-li { margin: 0 0 .25rem; }
-a { color: var(--accent); }
-.subtitle, footer { color: var(--soft); }
-footer { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: .8rem; }
-footer, figcaption, caption { font-size: .875rem; }
-nav ul {
-  list-style: none; padding: 0; max-width: none; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem;
-}
-nav { border-bottom: 1px solid var(--line); margin-top: 1rem; }
-.skip { position: absolute; left: -100rem; }
-.skip:focus { left: 1rem; top: .5rem; background: var(--paper); padding: .4rem .8rem; }
-:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-figure { margin: 0 0 1.2rem; }
-.card {
-  background: #ffffff; border: 1px solid var(--line); border-radius: .4rem; padding: .75rem;
-  overflow-x: auto;
-}
-.card img { display: block; margin: 0 auto; max-width: 100%; height: auto; }
-figcaption { margin-top: .6rem; max-width: 52rem; color: var(--soft); }
-.scroll {
-  overflow: auto; max-height: 34rem; border: 1px solid var(--line); border-radius: .4rem;
-  margin: 0 0 1.2rem;
-}
-table { border-collapse: collapse; width: 100%; font-size: .8125rem; line-height: 1.4; }
-caption { text-align: left; padding: .6rem .5rem; color: var(--soft); }
-caption span {
-  position: sticky; left: .5rem; display: inline-block; max-width: min(52rem, 100vw - 4rem);
-}
-th, td { text-align: left; padding: .32rem .45rem; vertical-align: baseline; }
-.sortable td { white-space: nowrap; }
-.sortable td.long { white-space: normal; min-width: 10rem; }
-td, tbody th { border-top: 1px solid var(--line); }
-thead th {
-  position: sticky; top: 0; background: var(--shade); vertical-align: bottom;
-  box-shadow: 0 1px 0 var(--line);
-}
-tbody th { font-weight: 600; white-space: nowrap; }
-tbody tr:hover { background: var(--shade); }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-.missing { color: var(--soft); }
-th button { all: unset; cursor: pointer; font-weight: 600; border-radius: .2rem; }
-th button:focus-visible { outline: 3px solid var(--accent); }
-th button::after { content: "\\a0\\2195"; color: var(--soft); font-weight: 400; }
-th[aria-sort=ascending] button::after { content: "\\a0\\2191"; color: var(--accent); }
-th[aria-sort=descending] button::after { content: "\\a0\\2193"; color: var(--accent); }
-pre {
-  background: var(--shade); border: 1px solid var(--line); border-radius: .4rem;
-  padding: .7rem .9rem; overflow-x: auto; font-size: .875rem;
-  font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace;
-}
-@media (max-width: 44rem) { .card img { max-width: none; width: 46rem; } }
-@media print {
-  @page { margin: 14mm; }
-  :root {
-    color-scheme: light;
-    --ink: #000000; --soft: #444444; --paper: #ffffff; --shade: #ffffff; --line: #bbbbbb;
-    --accent: #000000;
-  }
-  html { font-size: 9.5pt; }
-  body { max-width: none; padding: 0; }
-  nav, .skip { display: none; }
-  .scroll { max-height: none; overflow: visible; border: 0; }
-  .card { border: 0; padding: 0; overflow: visible; }
-  .card img { max-width: 100%; width: auto; max-height: 220mm; }
-  table { font-size: 6.5pt; }
-  th, td { padding: .1rem .25rem; }
-  thead th, tbody th, .sortable td.long {
-    min-width: 0; white-space: normal; overflow-wrap: break-word;
-  }
-  thead { display: table-header-group; break-inside: avoid; }
-  thead th { position: static; box-shadow: none; border-bottom: 1px solid var(--line); }
-  caption span { position: static; max-width: none; }
-  tr, figure { break-inside: avoid; }
-  h2 { break-after: avoid; }
-  th button { display: contents; }
-  th button::after { content: none; }
-  pre { white-space: pre-wrap; }
-}
-"""
-
-# Missing values stay last in both directions; Array.sort is stable, so sorting twice nests.
-SCRIPT = """
-for (const table of document.querySelectorAll("table.sortable")) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
-    const sign = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
-    heads.forEach((other) => other.removeAttribute("aria-sort"));
-    head.setAttribute("aria-sort", sign > 0 ? "ascending" : "descending");
-    const order = (a, b) => {
-      const [x, y] = [a, b].map((row) => row.cells[column]);
-      const gone = x.classList.contains("missing") - y.classList.contains("missing");
-      if (gone) return gone;
-      const [u, v] = [x, y].map((cell) => parseFloat(cell.dataset.value));
-      if (!isNaN(u) && !isNaN(v)) return sign * (u - v);
-      return sign * x.textContent.localeCompare(y.textContent, "en", { numeric: true });
-    };
-    table.tBodies[0].append(...[...table.tBodies[0].rows].sort(order));
-  }));
-}
-"""
-
-
 LONG = 32  # letters; a cell with more may break into lines
+THEME = (  # shown by the script, without which it does nothing
+    '<p class="theme" hidden><label>Colours <select>'
+    '<option value="light dark">as the system</option>'
+    '<option value="light">light</option><option value="dark">dark</option></select></label></p>\n'
+)
 
 
 @dataclass(frozen=True)
@@ -157,21 +38,40 @@ class Section:
     html: str
 
 
-def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
+@functools.cache
+def read_part(name: str) -> str:
+    """The text of a style sheet or script that lies beside this module."""
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
+def page(
+    title: str,
+    sections: Sequence[Section],
+    *,
+    subtitle: str = "",
+    style: str = "",
+    scripts: Sequence[str] = (),
+    data: Any = None,
+) -> str:
     """A whole HTML document that needs no other file and no network.
 
     Args:
         title: plain text, for the tab and the first heading.
         sections: in order; the HTML inside is taken as it is.
         subtitle: plain text below the title; "" leaves it out.
+        style: CSS after that of all pages.
+        scripts: JavaScript modules after the script of all pages, in order.
+        data: anything JSON can hold, for those scripts; in the element with the id "data".
 
     Example:
         >>> page("A", [Section("B", text_html("c"))]).startswith("<!doctype html>")
         True
     """
+    css, script = read_part("shell.css") + style, read_part("shell.js")
+    allowed = " ".join(f"'{_digest(text)}'" for text in (script, *scripts))
     policy = (
-        f"default-src 'none'; img-src data:; style-src '{_digest(STYLE)}'; "
-        f"script-src '{_digest(SCRIPT)}'; base-uri 'none'; form-action 'none'"
+        f"default-src 'none'; img-src data:; style-src '{_digest(css)}'; "
+        f"script-src {allowed}; base-uri 'none'; form-action 'none'"
     )
     below = f'<p class="subtitle">{escape(subtitle)}</p>\n' if subtitle else ""
     links = "".join(
@@ -184,17 +84,31 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "") -> str:
         f'<h2 id="section-{i}">{escape(section.heading)}</h2>\n{section.html}\n</section>'
         for i, section in enumerate(sections, 1)
     )
+    carried = "" if data is None else json_html(data, "data")
+    modules = "".join(f'<script type="module">{text}</script>\n' for text in scripts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{css}</style>\n</head>\n<body>\n"
         '<a class="skip" href="#content">Skip to the content</a>\n'
-        f"<header>\n<h1>{escape(title)}</h1>\n{below}</header>\n{contents}"
+        f"<header>\n<h1>{escape(title)}</h1>\n{below}{THEME}</header>\n{contents}"
         f'<main id="content" tabindex="-1">\n{body}\n</main>\n'
         "<footer>Made by repalign. This file is self-contained and loads nothing.</footer>\n"
-        f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
+        f"{carried}<script>{script}</script>\n{modules}</body>\n</html>\n"
     )
+
+
+def json_html(data: Any, name: str) -> str:
+    """Data for a page's scripts; no text inside can end the element.
+
+    Example:
+        >>> json_html({"a": "</script>"}, "b")
+        '<script type="application/json" id="b">{"a":"\\\\u003c/script>"}</script>\\n'
+    """
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    text = text.replace("<", "\\u003c")  # neither "</script" nor "<!--" is left
+    return f'<script type="application/json" id="{escape(name)}">{text}</script>\n'
 
 
 def _digest(text: str) -> str:

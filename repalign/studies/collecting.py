@@ -31,6 +31,10 @@ IN_ARRAYS = (
     *("value", "null_mean", "null_sd", "ceiling_low", "ceiling_high", "ceiling_error"),
     *("ci_low", "ci_high"),
 )
+STACKED = {
+    "population": ("recording", "species", "region", "subject"),
+    "model_layer": ("model", "layer"),
+}
 SPARSEST = 50  # points of an array a cell
 
 
@@ -49,29 +53,43 @@ class StudyResults:
     missing: int
     words: tuple[str, ...]
 
-    def to_xarray(self) -> xr.Dataset:
+    def to_xarray(self, *, stacked: bool = False) -> xr.Dataset:
         """The numbers by recording, target, model, layer and metric; NaN where there is no cell.
+
+        Args:
+            stacked: by population, model layer and metric instead, for models that share no names
+                of layers and recordings that share no subjects: along ``population`` stand the
+                coordinates recording, species, region and subject, and along ``model_layer`` the
+                coordinates model and layer.
 
         Raises:
             ValueError: the grid is too sparse for that, such as layers that few models share.
         """
         names = ("dataset", "selection", "species", "region", "subject", "model", "layer")
         column = {name: self.table[name].fillna("").astype(str).tolist() for name in names}
-        targets = zip(column["species"], column["region"], column["subject"], strict=True)
         chosen = zip(column["dataset"], column["selection"], strict=True)
-        labels: dict[str, list[str]] = {
-            "recording": [f"{name} ({part})" if part else name for name, part in chosen],
-            "target": [" ".join(filter(None, target)) for target in targets],
-            "model": column["model"],
-            "layer": column["layer"],
-            "metric": list(self.words),
-        }
+        recordings = [f"{name} ({part})" if part else name for name, part in chosen]
+        targets = list(zip(column["species"], column["region"], column["subject"], strict=True))
+        layers = list(zip(column["model"], column["layer"], strict=True))
+        labels: dict[str, list[Any]]
+        if stacked:
+            populations = [(one, *target) for one, target in zip(recordings, targets, strict=True)]
+            labels = {"population": populations, "model_layer": layers}
+        else:
+            labels = {
+                "recording": recordings,
+                "target": [" ".join(filter(None, target)) for target in targets],
+                "model": column["model"],
+                "layer": column["layer"],
+            }
+        labels["metric"] = list(self.words)
         axes = {name: list(dict.fromkeys(values)) for name, values in labels.items()}
         shape = tuple(map(len, axes.values()))
-        if np.prod(shape) > SPARSEST * max(1, len(self.table)):
+        if np.prod(shape, dtype=np.float64) > SPARSEST * max(1, len(self.table)):
+            advice = "use the table" if stacked else "use stacked=True, or the table"
             raise ValueError(
                 f"{len(self.table):,} cells would fill an array of"
-                f" {' × '.join(map(str, shape))} ({', '.join(axes)}) too thinly; use the table"
+                f" {' × '.join(map(str, shape))} ({', '.join(axes)}) too thinly; {advice}"
             )
         place = tuple(
             np.array([where[value] for value in labels[name]], dtype=np.intp)
@@ -83,7 +101,13 @@ class StudyResults:
             array = np.full(shape, np.nan)
             array[place] = self.table[name].to_numpy(dtype=np.float64, na_value=np.nan)
             arrays[name] = (tuple(axes), array)
-        return xr.Dataset(arrays, coords=axes)
+        if not stacked:
+            return xr.Dataset(arrays, coords=axes)
+        coords: dict[str, Any] = {"metric": axes["metric"]}
+        for along, parts in STACKED.items():
+            for part, values in zip(parts, zip(*axes[along], strict=True), strict=True):
+                coords[part] = (along, np.array(values, dtype=object))
+        return xr.Dataset(arrays, coords=coords)
 
     def rows(self) -> list[dict[str, Any]]:
         """One dict a row, as JSON can hold it."""

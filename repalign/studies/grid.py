@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from repalign.metrics import RSA, Metric
 from repalign.recording import Target
 from repalign.store import read_manifest
-from repalign.studies.configuration import InferenceSection
 from repalign.studies.keys import ceiling_key, cell_keys, digest_of, metric_digest
+from repalign.studies.metric_entries import InferenceSection
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,10 @@ class StudyRecording:
         conditions: of the selection, such as ``region=IT``.
         store: where it lies.
         fingerprint: of the selected part.
-        targets: its (species, region, subject) groups.
+        targets: its (species, region, subject) groups that are compared.
         n_stimuli: in it.
         rdm_only: whether RDMs alone were published.
+        repeated: whether a stimulus was shown twice.
     """
 
     name: str
@@ -35,6 +36,7 @@ class StudyRecording:
     targets: tuple[Target, ...]
     n_stimuli: int
     rdm_only: bool
+    repeated: bool = False
 
     @property
     def selection(self) -> str:
@@ -53,7 +55,7 @@ class StudyRecording:
 
 @dataclass(frozen=True)
 class StudyLayer:
-    """A layer of a model, on the stimuli of one recording.
+    """A layer of a model, on the stimuli of one recording; of a brain as a model, one group.
 
     Args:
         model, layer: as rows call them.
@@ -62,6 +64,9 @@ class StudyLayer:
         units: numbers a stimulus, where that is known.
         n_stimuli: that it shares with the recording.
         stimuli: digest of their ids.
+        part: of a brain, the group; None: the store holds this layer alone.
+        rdm_only: whether it is a brain of which RDMs alone were published.
+        by_episode: whether its stimuli are the steps of episodes, which are not independent.
     """
 
     model: str
@@ -71,6 +76,9 @@ class StudyLayer:
     units: int | None
     n_stimuli: int
     stimuli: str
+    part: Target | None = None
+    rdm_only: bool = False
+    by_episode: bool = False
 
     @property
     def digest(self) -> str:
@@ -134,12 +142,20 @@ class Grid:
         metrics: by their words.
         inference: what stands beside each value.
         left_out: what was asked for and cannot be, in sentences.
+        settings: what stands beside the values of the metrics that have settings of their own.
+        only: names of the recordings that a metric is for, where it is not for all.
     """
 
     groups: tuple[Group, ...]
     metrics: Mapping[str, Metric]
     inference: InferenceSection
     left_out: tuple[str, ...] = ()
+    settings: Mapping[str, InferenceSection] = field(default_factory=dict)
+    only: Mapping[str, Collection[str]] = field(default_factory=dict)
+
+    def inference_of(self, metric: str) -> InferenceSection:
+        """What stands beside the values of a metric, by its words."""
+        return self.settings.get(metric, self.inference)
 
     def blocks(self) -> Iterator[Block]:
         """The cells by recording, model, layer and metric, those of all targets together."""
@@ -149,25 +165,30 @@ class Grid:
         for group in self.groups:
             recording, digest = group.recording, digests[id(group.recording)]
             for layer in group.layers:
-                of_layer = layer.digest
+                of_layer, targets = layer.digest, compared_targets(recording, layer)
                 for text, metric in self.metrics.items():
+                    if not targets or not self.wants(text, recording):
+                        continue
                     if why_not(metric, recording, layer) is not None:
                         continue
                     place = (id(recording), layer.stimuli, text)
                     if place not in ceilings:
-                        ceilings[place] = {
-                            target: self._ceiling(metric, digest, target, recording, layer)
-                            for target in recording.targets
-                        }
+                        ceilings[place] = self._ceilings(text, digest, recording, layer)
                     same = (text, layer.n_stimuli)
                     if same not in of_metrics:
-                        of_metrics[same] = metric_digest(metric, layer.n_stimuli, self.inference)
+                        of_metrics[same] = metric_digest(
+                            metric, layer.n_stimuli, self.inference_of(text)
+                        )
                     keys = (
-                        cell_keys(digest, recording.targets, of_layer, of_metrics[same])
+                        cell_keys(digest, targets, of_layer, of_metrics[same])
                         if layer.fingerprint
-                        else dict.fromkeys(recording.targets, "")
+                        else dict.fromkeys(targets, "")
                     )
                     yield Block(recording, group.model, layer, text, keys, ceilings[place])
+
+    def wants(self, metric: str, recording: StudyRecording) -> bool:
+        """Whether a metric was asked for of a recording."""
+        return metric not in self.only or recording.name in self.only[metric]
 
     def cells(self) -> Iterator[Cell]:
         """All cells, in the order of the blocks."""
@@ -184,19 +205,19 @@ class Grid:
         ceilings = {key for block in blocks for key in block.ceilings.values() if key}
         return cells, ceilings
 
-    def _ceiling(
-        self,
-        metric: Metric,
-        digest: str,
-        target: Target,
-        recording: StudyRecording,
-        layer: StudyLayer,
-    ) -> str:
-        """The key of a noise ceiling; empty where none is asked for."""
-        if self.inference.ceiling == "none":
-            return ""
-        splits = not recording.rdm_only
-        return ceiling_key(digest, target, metric, layer.stimuli, self.inference, splits=splits)
+    def _ceilings(
+        self, metric: str, digest: str, recording: StudyRecording, layer: StudyLayer
+    ) -> dict[Target, str]:
+        """The keys of noise ceilings by target; empty where none is asked for."""
+        settings, splits = self.inference_of(metric), not recording.rdm_only
+        if settings.ceiling == "none":
+            return dict.fromkeys(recording.targets, "")
+        return {
+            target: ceiling_key(
+                digest, target, self.metrics[metric], layer.stimuli, settings, splits=splits
+            )
+            for target in recording.targets
+        }
 
     def looked_up(self) -> Grid:
         """The grid with the fingerprints of the layers that were recorded meanwhile."""
@@ -207,10 +228,19 @@ class Grid:
         return replace(self, groups=groups)
 
 
+def compared_targets(recording: StudyRecording, layer: StudyLayer) -> tuple[Target, ...]:
+    """The targets of a recording but for the one that the layer itself is."""
+    if layer.part is None or layer.store != recording.store:
+        return recording.targets
+    return tuple(target for target in recording.targets if target != layer.part)
+
+
 def why_not(metric: Metric, recording: StudyRecording, layer: StudyLayer) -> str | None:
     """Why a metric cannot be had of a recording and a layer, as far as that is known before."""
     if recording.rdm_only and (metric.needs_responses or not isinstance(metric, RSA)):
         return f"{metric.name} of {recording}: it holds published RDMs only, no responses"
+    if layer.rdm_only and (metric.needs_responses or not isinstance(metric, RSA)):
+        return f"{metric.name} of {layer.model}: it holds published RDMs only, no responses"
     if layer.n_stimuli < metric.minimum_stimuli:
         return (
             f"{metric.name} of {recording} and {layer.model}: they share {layer.n_stimuli} stimuli,"

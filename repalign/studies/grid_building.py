@@ -2,82 +2,194 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import replace
-from math import prod
-from pathlib import Path
+import difflib
+import fnmatch
+from collections.abc import Mapping, Sequence
 
-import torch
 import xarray as xr
 
-from repalign.activations import open_layers
-from repalign.cards import load_model_card, split_twin
 from repalign.inputs import select_by_text
-from repalign.layer_list import problems, run_once
-from repalign.layer_names import EACH_TIME, parse_layer
-from repalign.networks import Network, find_layers, load_network
-from repalign.opening import is_store, open_recording
-from repalign.populations import shared_stimuli
-from repalign.recording import is_rdm_only, refuse_continuous, stimulus_ids, targets
-from repalign.recording_pass import decode_batch
-from repalign.recording_run import RecordingRun
-from repalign.stimuli import Stimuli, images_of
-from repalign.store import METADATA, local_folder
-from repalign.studies.configuration import StudyConfig
+from repalign.opening import open_recording
+from repalign.recording import Target, is_rdm_only, stimulus_ids, targets
+from repalign.studies.configuration import RecordingEntry, StudyConfig
 from repalign.studies.grid import Grid, Group, StudyLayer, StudyRecording, why_not
-from repalign.studies.keys import digest_of
 from repalign.studies.names import layers_by_model, named_models, named_recordings
+from repalign.studies.network_layers import NamedNetwork, ShownRecording, layers_of_network
+from repalign.studies.stored_layers import (
+    is_repeated,
+    layers_in_store,
+    open_populations,
+    whole_brain,
+)
 
 
-def build_grid(config: StudyConfig) -> Grid:
+def build_grid(config: StudyConfig, *, load: bool = False) -> Grid:
     """Open the recordings, find the layers of the models, and say what cannot be compared.
 
     Recordings are ingested where they are missing; no network is recorded, and nothing compared.
 
+    Args:
+        config: of the study.
+        load: build also a network that is known from before, where layers of it have to be
+            recorded, so that what is wrong with its weights is said now.
+
     Raises:
         ValueError: the grid is empty; an unknown card, layer or pattern; a recording without images
-            for a network, or without stimuli that a store of activations has too.
+            for a network, or without stimuli that a store of activations has too; settings that do
+            not fit a recording or a layer.
         FileNotFoundError: no store or card at a path.
     """
     entries, models = named_recordings(config), named_models(config)
     wanted = layers_by_model(config, models)
-    opened: list[tuple[StudyRecording, xr.Dataset]] = []
+    opened: list[ShownRecording] = []
     for entry in entries:
         ds = open_selected(entry.name, entry.select, config)
-        opened.append((_described(ds, entry.select), ds))
-    _refuse_twice([one for one, _ in opened])
+        opened.append(ShownRecording(_described(ds, entry), ds, config))
+    _refuse_twice([one.recording for one in opened])
+    excluded = _excluded(entries, models)
     groups: list[Group] = []
     left_out: dict[str, None] = {}
-    shown: dict[int, tuple[Stimuli, str]] = {}
     for model in models:
-        network = None if is_store(model) else _network(model, config)
-        for place, (recording, ds) in enumerate(opened):
-            if network is None:
-                layers = _stored_layers(model, recording, ds, wanted.get(model))
-            else:
-                if place not in shown:
-                    images = _images(recording, ds, network)
-                    shown[place] = images, images.fingerprint()
-                chosen = _chosen(network, wanted.get(model), everywhere="*" in config.layers)
-                layers, without = _network_layers(network, recording, *shown[place], chosen, config)
-                left_out |= dict.fromkeys(without)
-            groups.append(Group(recording, model, tuple(layers)))
-    metrics = config.parsed_metrics()
-    reasons = {
-        why_not(metric, group.recording, layer)
-        for group in groups
-        for layer in group.layers
-        for metric in metrics.values()
-    }
-    left_out |= dict.fromkeys(sorted(filter(None, reasons)))
-    order = [one for one, _ in opened]
+        with_it = [
+            shown
+            for entry, shown in zip(entries, opened, strict=True)
+            if model not in excluded[entry]
+        ]
+        for group, without in _groups_of(model, with_it, wanted.get(model), config, load=load):
+            groups.append(group)
+            left_out |= dict.fromkeys(without)
+    order = [one.recording for one in opened]
     groups.sort(key=lambda group: order.index(group.recording))
     _refuse_ambiguous(groups)
-    grid = Grid(tuple(groups), metrics, config.inference, tuple(left_out))
+    grid = Grid(
+        tuple(groups),
+        config.parsed_metrics(),
+        config.inference,
+        settings=config.settings(),
+        only=_only(config, order),
+    )
+    left_out |= dict.fromkeys(_reasons(grid))
+    grid = Grid(
+        grid.groups,
+        grid.metrics,
+        grid.inference,
+        tuple(left_out),
+        settings=grid.settings,
+        only=grid.only,
+    )
     if next(grid.cells(), None) is None:
-        raise ValueError(f"the grid of study {config.name} is empty: " + "; ".join(left_out))
+        why = "; ".join(left_out) or "every model is excluded, or is the recording itself"
+        raise ValueError(f"the grid of study {config.name} is empty: {why}")
+    _refuse_settings(grid)
     return grid
+
+
+def _groups_of(
+    model: str,
+    recordings: Sequence[ShownRecording],
+    wanted: Sequence[str] | None,
+    config: StudyConfig,
+    *,
+    load: bool,
+) -> list[tuple[Group, list[str]]]:
+    """The layers of a model for each recording, and what is left out."""
+    found = open_populations(model, config)
+    network = NamedNetwork(model, config)
+    groups = []
+    for shown in recordings:
+        layers: Sequence[StudyLayer]
+        without: list[str] = []
+        if found is None:
+            layers, without = layers_of_network(network, shown, wanted)
+        else:
+            layers = layers_in_store(
+                model,
+                found,
+                shown.recording,
+                shown.ds,
+                wanted,
+                everywhere=any(key == "*" for key in config.layers),
+            )
+        group = Group(shown.recording, model, tuple(layers))
+        if load and found is None and group.missing:
+            assert network.built is not None
+        groups.append((group, without))
+    return groups
+
+
+def _reasons(grid: Grid) -> list[str]:
+    """Why metrics that were asked for cannot be had, in sentences."""
+    reasons = {
+        why_not(metric, group.recording, layer)
+        for group in grid.groups
+        for layer in group.layers
+        for text, metric in grid.metrics.items()
+        if grid.wants(text, group.recording)
+    }
+    return sorted(filter(None, reasons))
+
+
+def _refuse_settings(grid: Grid) -> None:
+    """Refuse settings that every comparison would refuse, before hours are spent."""
+    for group in grid.groups:
+        by_episode = next((layer for layer in group.layers if layer.by_episode), None)
+        for text in grid.metrics:
+            settings = grid.inference_of(text)
+            if not grid.wants(text, group.recording):
+                continue
+            if settings.ceiling == "split-half" and not group.recording.repeated:
+                raise ValueError(
+                    f"{text} of {group.recording}: ceiling = 'split-half' needs 2 or more"
+                    " repetitions of the stimuli, and it has one; use auto or none"
+                )
+            if by_episode is not None and (settings.n_resamples or settings.null_draws):
+                raise ValueError(
+                    f"{text} of {by_episode.model}: the steps of an episode are not independent, so"
+                    " there is neither an interval nor a null over them; leave n_resamples and"
+                    " null_draws out"
+                )
+
+
+def _only(config: StudyConfig, recordings: Sequence[StudyRecording]) -> dict[str, set[str]]:
+    """Names of the recordings that a metric is for, of the metrics that name some."""
+    names = [one.name for one in recordings]
+    found: dict[str, set[str]] = {}
+    for entry in config.metrics:
+        for pattern in entry.recordings:
+            matches = fnmatch.filter(names, pattern)
+            if not matches:
+                raise ValueError(
+                    f"metric {entry.word}: recordings = {pattern!r} matches none of the study;"
+                    f" there are {_listed(pattern, names)}"
+                )
+            found.setdefault(entry.word, set()).update(matches)
+    return found
+
+
+def _excluded(
+    entries: Sequence[RecordingEntry], models: Sequence[str]
+) -> dict[RecordingEntry, set[str]]:
+    """Models that a recording is not compared with."""
+    found: dict[RecordingEntry, set[str]] = {}
+    for entry in entries:
+        found[entry] = set()
+        for pattern in entry.exclude:
+            matches = fnmatch.filter(models, pattern)
+            if not matches:
+                raise ValueError(
+                    f"exclude of recording {entry.name}: {pattern!r} matches no model of the study;"
+                    f" there are {_listed(pattern, models)}"
+                )
+            found[entry].update(matches)
+    return found
+
+
+def _listed(wanted: str, names: Sequence[str]) -> str:
+    """Some names in one line, a near match last."""
+    shown = [*dict.fromkeys(names)]
+    near = difflib.get_close_matches(wanted, shown, n=1)
+    said = ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
+    return said + (f"; did you mean {near[0]}?" if near else "")
 
 
 def _refuse_twice(recordings: Sequence[StudyRecording]) -> None:
@@ -109,136 +221,59 @@ def open_selected(name: str, conditions: Sequence[str], config: StudyConfig | No
     """The part of a recording that a study is about."""
     recording = open_recording(name, **({} if config is None else config.where))
     for condition in conditions:
-        recording = select_by_text(recording, condition)
+        try:
+            recording = select_by_text(recording, condition)
+        except ValueError as error:
+            raise ValueError(f"recording {name}, select {condition!r}: {error}") from error
     return recording
 
 
-def _described(ds: xr.Dataset, conditions: tuple[str, ...]) -> StudyRecording:
-    refuse_continuous(ds, "a study")
+def _described(ds: xr.Dataset, entry: RecordingEntry) -> StudyRecording:
     if ds.attrs.get("kind") == "activations":
         raise ValueError(
             f"{ds.attrs.get('store')} holds activations of a network: name it under models"
         )
+    ds = whole_brain(ds)
+    name = str(ds.attrs.get("dataset", "recording"))
     return StudyRecording(
-        name=str(ds.attrs.get("dataset", "recording")),
-        conditions=conditions,
+        name=name,
+        conditions=entry.select,
         store=str(ds.attrs["store"]),
         fingerprint=str(ds.attrs["fingerprint"]),
-        targets=tuple(target for target, _ in targets(ds)),
+        targets=_targets(name, [target for target, _ in targets(ds)], entry),
         n_stimuli=len(stimulus_ids(ds)),
         rdm_only=is_rdm_only(ds),
+        repeated=is_repeated(ds),
     )
 
 
-def _network(model: str, config: StudyConfig) -> Network:
-    card = load_model_card(split_twin(model)[0])
-    if card.source == "features":
+def _targets(name: str, every: Sequence[Target], entry: RecordingEntry) -> tuple[Target, ...]:
+    """The groups of a recording that an entry names; all where it names none."""
+    patterns: Mapping[str, Sequence[str]] = {
+        "species": entry.species,
+        "region": entry.region,
+        "subject": entry.subject,
+    }
+    for field, wanted in patterns.items():
+        there = [getattr(target, field) for target in every]
+        for pattern in wanted:
+            if not fnmatch.filter(there, pattern):
+                raise ValueError(
+                    f"recording {name}: {field} = {pattern!r} matches none; there are"
+                    f" {_listed(pattern, there)}"
+                )
+    kept = tuple(
+        target
+        for target in every
+        if all(
+            not wanted or any(fnmatch.fnmatchcase(getattr(target, field), one) for one in wanted)
+            for field, wanted in patterns.items()
+        )
+    )
+    if not kept:
+        said = ", ".join(f"{field} = {list(value)}" for field, value in patterns.items() if value)
         raise ValueError(
-            f"{card.name} is a table of features, which has no store that workers could read:"
-            " compare it with `repalign compare`, or exclude it"
+            f"recording {name}: no group has {said} together; there are"
+            f" {_listed('', [' '.join(filter(None, target)) for target in every])}"
         )
-    try:
-        return load_network(model, **config.where)
-    except ValueError as error:
-        raise ValueError(f"model {model}: {error}") from error
-
-
-def _images(recording: StudyRecording, ds: xr.Dataset, network: Network) -> Stimuli:
-    try:
-        return images_of(ds)
-    except ValueError as error:
-        raise ValueError(f"{recording} cannot be shown to {network.name}: {error}") from error
-
-
-def _chosen(network: Network, wanted: Sequence[str] | None, *, everywhere: bool) -> Sequence[str]:
-    """The layers asked for; of a list for all models, one whose card has one layer keeps it."""
-    own = network.layers
-    if wanted is None or (
-        everywhere and len(own) == 1 and "all" not in wanted and not set(own) & set(wanted)
-    ):
-        if not own:
-            raise ValueError(f"the card of {network.name} names no layers: name them under layers")
-        return own
-    return wanted
-
-
-def _network_layers(
-    network: Network,
-    recording: StudyRecording,
-    images: Stimuli,
-    shown: str,
-    chosen: Sequence[str],
-    config: StudyConfig,
-) -> tuple[list[StudyLayer], list[str]]:
-    """Layers of a network where `repalign.record` puts them, and what is left out."""
-    by_time = any(parse_layer(layer).time == EACH_TIME for layer in chosen)
-    example = decode_batch(network, images, 0, 1) if by_time else None
-    try:
-        names = find_layers(network.module, chosen, example=example)
-    except ValueError as error:
-        raise ValueError(f"layers of {network.name}: {error}") from error
-    prints = {"network": network.fingerprint(), "stimuli": shown}
-    run = RecordingRun(network, images, recording.name, prints, local_folder(config.run.to))
-    ids = digest_of(list(images.ids))
-    layers = [
-        StudyLayer(network.name, name, str(run.layer_path(name)), "", None, len(images), ids)
-        for name in names
-    ]
-    layers = [_with_units(layer.looked_up()) for layer in layers]
-    missing = [layer.layer for layer in layers if not layer.fingerprint]
-    if not missing:
-        return layers, []
-    with torch.no_grad():
-        outputs = run_once(network, torch.zeros(2, 3, *network.preprocessing.size), missing)
-    wrong = problems(outputs)
-    for name, problem in wrong.items():
-        if name in chosen:
-            raise ValueError(f"{network.name}, {problem}")
-    shapes = {name: prod(one.shape or ()) for name, one in outputs.items()}
-    kept = [
-        replace(layer, units=shapes.get(layer.layer, layer.units))
-        for layer in layers
-        if layer.layer not in wrong
-    ]
-    return kept, [f"{network.name}, {problem}" for problem in wrong.values()]
-
-
-def _with_units(layer: StudyLayer) -> StudyLayer:
-    """A layer that is recorded with its number of units, from the metadata of its store."""
-    if not layer.fingerprint:
-        return layer
-    metadata = json.loads((Path(layer.store) / "response" / METADATA).read_text(encoding="utf-8"))
-    return replace(layer, units=int(metadata["shape"][1]))
-
-
-def _stored_layers(
-    path: str, recording: StudyRecording, ds: xr.Dataset, wanted: Sequence[str] | None
-) -> list[StudyLayer]:
-    """Layers of a store of activations that share stimuli with a recording."""
-    found = open_layers(path)
-    if any(one.attrs.get("kind") != "activations" for one in found.values()):
-        raise ValueError(f"models: {path} holds a recording; a study takes activations as models")
-    if wanted is not None and "all" not in wanted:
-        missing = [name for name in wanted if name not in found]
-        if missing:
-            raise ValueError(f"no layer {missing[0]!r} in {path}; there are {', '.join(found)}")
-        found = {name: found[name] for name in wanted}
-    layers = []
-    for name, one in found.items():
-        try:
-            shared, _ = shared_stimuli(ds, one)
-        except ValueError as error:
-            raise ValueError(f"{recording} and {path}: {error}") from error
-        count = shared if isinstance(shared, int) else len(shared)
-        layers.append(
-            StudyLayer(
-                model=str(one.attrs.get("model", Path(path).stem)),
-                layer=str(one.attrs.get("layer", name)),
-                store=str(one.attrs["store"]),
-                fingerprint=str(one.attrs["fingerprint"]),
-                units=one.sizes["neuroid"],
-                n_stimuli=count,
-                stimuli=digest_of(shared),
-            )
-        )
-    return layers
+    return kept

@@ -30,7 +30,7 @@ from typing import Any
 from repalign.metrics import Metric
 from repalign.recording import Target
 from repalign.scoring import settings_that_count
-from repalign.studies.configuration import InferenceSection
+from repalign.studies.metric_entries import InferenceSection
 
 SCHEMA = 1  # of results
 DIGITS = 32  # of a key: 128 bits
@@ -38,7 +38,7 @@ COMPUTING = (  # what a value depends on, beside the content of stores
     "metrics",
     "ceiling.py",
     "comparison.py",
-    "inference.py",
+    "inference",
     "populations.py",
     "recording.py",
     "recording_ceilings.py",

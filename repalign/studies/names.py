@@ -8,12 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from repalign.cards import Kind, list_cards, load_card, split_twin
+from repalign.cards import Kind, kind_of_file, list_cards, load_card, split_twin
 from repalign.choices import check_known
 from repalign.opening import is_store
 from repalign.studies.configuration import RecordingEntry, StudyConfig, looks_like_a_path
 
 WILD = "*?["
+BRAIN = "@"  # before the name of a dataset that stands as a model
 
 
 def is_pattern(text: str) -> bool:
@@ -44,6 +45,10 @@ def named_models(config: StudyConfig) -> list[str]:
     """
     found: dict[str, None] = {}
     for text in config.models:
+        if text.startswith(BRAIN):
+            names = _matches(text.removeprefix(BRAIN), "dataset", "models")
+            found |= dict.fromkeys(f"{BRAIN}{name}" for name in names)
+            continue
         base, twin = text, ""
         if not looks_like_a_path(text) or "@random" in text:
             base = split_twin(text)[0]
@@ -60,6 +65,16 @@ def named_models(config: StudyConfig) -> list[str]:
     if not found:
         raise ValueError("the grid is empty: every model is excluded")
     return list(found)
+
+
+def brain_of(model: str) -> str | None:
+    """The recording that stands as a model: ``@NAME``, or the path of a dataset's card."""
+    if model.startswith(BRAIN):
+        return model.removeprefix(BRAIN)
+    path = Path(model)
+    if model.endswith(".toml") and path.is_file() and kind_of_file(path) == "dataset":
+        return model
+    return None
 
 
 def layers_by_model(config: StudyConfig, models: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -83,7 +98,11 @@ def _matches(text: str, kind: Kind, key: str) -> list[str]:
     if looks_like_a_path(text):
         if not is_pattern(text):
             if not is_store(text) and not Path(text).is_file():
-                raise FileNotFoundError(f"{key}: there is neither a store nor a card at {text}")
+                inside = sorted(path.name for path in Path(text).glob("*.zarr"))
+                hint = f", but {', '.join(inside)} in it" if inside else ""
+                raise FileNotFoundError(
+                    f"{key}: there is neither a store nor a card at {text}{hint}"
+                )
             return [text]
         found = sorted(glob.glob(text))  # noqa: PTH207 (an absolute pattern)
         if not found:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from repalign.activations import record
-from repalign.clusters import hand_out, open_client
+from repalign.clusters import workers_of
+from repalign.handing_out import hand_out
 from repalign.local_files import locked
 from repalign.recording_run import say_time
-from repalign.studies.configuration import StudyConfig, read_study
+from repalign.studies.configuration import StudyConfig, keep_configuration, read_study
 from repalign.studies.counts import StudyStatus, status_of
 from repalign.studies.grid import Grid
 from repalign.studies.grid_building import build_grid, open_selected
@@ -26,8 +27,10 @@ from repalign.studies.results_store import (
     write_failures,
     write_part,
 )
+from repalign.studies.room import check_room
 from repalign.studies.scheduling import cut_tasks, first_tasks, left_to_do, seconds_by_metric
 from repalign.studies.tasks import Row, Task, run_task
+from repalign.studies.workers import StudyWorkers
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -46,16 +49,20 @@ def run_study(
 ) -> StudyStatus:
     """Compute what a study has no results of yet; a run that was killed goes on where it was.
 
-    Recordings are ingested and networks recorded first, one after the other, in this process. Then
-    each layer is read once and serves all its metrics, in tasks of some seconds. This process alone
-    writes results, every few seconds; a second run of the same study waits for the first.
+    Recordings are ingested by this process. Networks are recorded first, one after the other, on
+    those workers that carry the Dask resource ``GPU``, where there are any. Then each layer is read
+    once and serves all its metrics, in tasks of some seconds, on workers without GPUs, where there
+    are any. This process alone writes results, every few seconds; a second run of the same study
+    waits for the first.
 
     Values are the same, bit for bit, for any number of workers: each layer is compared by itself,
-    on the CPU and in one thread.
+    on the CPU and in one thread. Activations are recorded once, and their content is in the key of
+    a cell; those of another device or number of threads are the same up to rounding.
 
     Args:
         source: path of a TOML file, its content, or a `StudyConfig`.
-        workers: processes of this machine; by default those of ``[run]``, else this process alone.
+        workers: processes of this machine; by default what ``[run]`` or ``[cluster]`` says, else
+            this process alone.
         scheduler: address of a Dask scheduler, a `distributed.Client`, or jobs of a batch system
             such as ``slurm:jobs=4,cores=8,memory=32GB``; their workers have to see the stores.
         progress: say on stderr what is done.
@@ -65,79 +72,82 @@ def run_study(
 
     Raises:
         ValueError: the configuration or its grid is wrong.
-        OSError: the disk is full; what was published is kept.
+        OSError: the disk has no room for what is to come, or fills up; what was published is kept.
         ConnectionError: no scheduler or no worker answers.
+        RuntimeError: a worker has another version of repalign, or a batch system refuses jobs.
 
     Example:
         >>> run_study("study.toml", workers=2)   # doctest: +SKIP
     """
     config = read_study(source)
-    if workers is None and scheduler is None:
-        workers = config.run.workers
-    grid = build_grid(config)
+    grid = build_grid(config, load=True)
     folder = config.folder
     with locked(folder):
+        keep_configuration(config)
         stored = read_stored(folder)
         say_damaged(stored)
         set_aside(stored)
         make_one(folder)
-        failures = _record_missing(grid.looked_up(), config, progress=progress)
+        check_room(grid, folder, stored.done())
         grid = grid.looked_up()
-        if left_to_do(grid, stored.done()):
-            with _computing(workers, scheduler) as (compute, count):
+        with StudyWorkers(config, workers=workers, scheduler=scheduler) as staff:
+            failures = _record_missing(grid, config, staff, progress=progress)
+            grid = grid.looked_up()
+            if left_to_do(grid, stored.done()):
+                compute, count = _computing(staff.client("comparing"))
                 _compute_all(grid, folder, compute, count, progress=progress)
         make_one(folder)
         stored = read_stored(folder)
     return status_of(grid, stored, not_recorded=failures)
 
 
-def _record_missing(grid: Grid, config: StudyConfig, *, progress: bool) -> dict[str, str]:
+def _record_missing(
+    grid: Grid, config: StudyConfig, staff: StudyWorkers, *, progress: bool
+) -> dict[str, str]:
     """Record the layers that are missing; why a model could not be, by recording and model."""
     failures: dict[str, str] = {}
     for group in grid.groups:
         if not group.missing:
             continue
         shown = open_selected(group.recording.store, group.recording.conditions, None)
+        client = staff.client("recording")
         try:
             record(
                 group.model,
                 stimuli=shown,
                 layers=group.missing,
                 memory=config.run.memory,
+                scheduler=client,
                 progress=progress,
                 **config.where,
             )
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:
             failures[f"{group.recording}: {group.model}"] = " ".join(str(error).split())
             print(f"warning: {group.model} is not recorded: {error}", file=sys.stderr)
     write_failures(config.folder, failures)
     return failures
 
 
-@contextmanager
-def _computing(
-    workers: int | None, scheduler: str | Client | None
-) -> Iterator[tuple[Compute, int]]:
+def _computing(client: Client | None) -> tuple[Compute, int]:
     """How tasks are computed, here or by workers, and the number of workers."""
-    if workers is None and scheduler is None:
-        yield lambda tasks: map(run_task, tasks), 1
-        return
-    with open_client(workers=workers, scheduler=scheduler) as client:
+    if client is None:
+        return lambda tasks: map(run_task, tasks), 1
+    there = client
 
-        def spread(tasks: Sequence[Task]) -> Iterator[list[Row]]:
-            for _, rows in hand_out(client, run_task, tasks):
-                yield rows
+    def spread(tasks: Sequence[Task]) -> Iterator[list[Row]]:
+        for _, rows in hand_out(there, run_task, tasks, gpus=False):
+            yield rows
 
-        yield spread, len(client.scheduler_info()["workers"])
+    return spread, len(workers_of(client, gpus=False))
 
 
 def _compute_all(
     grid: Grid, folder: Path, compute: Compute, workers: int, *, progress: bool
 ) -> None:
-    """One layer of each recording that was never timed, then the rest in tasks of some seconds."""
+    """Some layers of each recording that was never timed, then the rest in tasks of seconds."""
     stored = read_stored(folder)
     costs = seconds_by_metric(stored)
-    tasks, rest = first_tasks(left_to_do(grid, stored.done()), costs, grid)
+    tasks, rest = first_tasks(left_to_do(grid, stored.done()), costs, workers=workers)
     total = sum(len(one.keys) for *_, wanted in rest for one in wanted)
     total += sum(task.cells for task in tasks)
     with _publishing(folder, total, show=progress) as publisher:
@@ -145,7 +155,7 @@ def _compute_all(
             publisher.add(rows)
     if rest:
         costs = seconds_by_metric(read_stored(folder))
-        tasks = cut_tasks(rest, costs, grid, workers=workers)
+        tasks = cut_tasks(rest, costs, workers=workers)
         with _publishing(folder, total, done=publisher.done, show=progress) as publisher:
             for rows in compute(tasks):
                 publisher.add(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from repalign.recording import Target
@@ -41,8 +42,9 @@ def left_to_do(grid: Grid, done: Collection[str]) -> list[Work]:
         keys = _left(block.keys, done, taken)
         ceilings = _left(block.ceilings, done, taken)
         if keys or ceilings:
-            place = (id(block.recording), block.model, block.layer.store)
-            wanted = Wanted(grid.metrics[block.metric], keys, ceilings)
+            place = (id(block.recording), block.model, block.layer.layer)
+            settings = grid.inference_of(block.metric)
+            wanted = Wanted(grid.metrics[block.metric], keys, ceilings, settings)
             work.setdefault(place, (block, []))[1].append(wanted)
     return [
         (block.recording, block.model, block.layer, tuple(wanted))
@@ -70,27 +72,29 @@ def cost_of(work: Work, costs: Costs) -> float | None:
     return total
 
 
-def first_tasks(work: Sequence[Work], costs: Costs, grid: Grid) -> tuple[list[Task], list[Work]]:
-    """A layer of each recording whose costs are not known, as tasks; and the rest."""
-    tried: set[int] = set()
+def first_tasks(
+    work: Sequence[Work], costs: Costs, *, workers: int
+) -> tuple[list[Task], list[Work]]:
+    """For each worker a layer of each recording whose costs are not known, as tasks; the rest."""
+    tried: Counter[int] = Counter()
     tasks, rest = [], []
     for one in work:
         recording, _, layer, wanted = one
-        if id(recording) not in tried and cost_of(one, costs) is None:
-            tried.add(id(recording))
-            tasks.append(Task(recording, ((layer, wanted),), grid.inference))
+        if tried[id(recording)] < workers and cost_of(one, costs) is None:
+            tried[id(recording)] += 1
+            tasks.append(Task(recording, ((layer, wanted),)))
         else:
             rest.append(one)
     return tasks, rest
 
 
-def cut_tasks(work: Sequence[Work], costs: Costs, grid: Grid, *, workers: int) -> list[Task]:
+def cut_tasks(work: Sequence[Work], costs: Costs, *, workers: int) -> list[Task]:
     """Layers of one recording and model in tasks of about three seconds, some for each worker."""
     known = [cost_of(one, costs) for one in work]
     total = sum(seconds for seconds in known if seconds is not None)
     limit = min(TASK_S, total / (TASKS_A_WORKER * workers)) if workers > 1 else TASK_S
     return [
-        Task(group[0][0], tuple((layer, wanted) for _, _, layer, wanted in group), grid.inference)
+        Task(group[0][0], tuple((layer, wanted) for _, _, layer, wanted in group))
         for group in _grouped(work, known, limit)
     ]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,16 +19,18 @@ import xarray as xr
 
 from repalign import __version__
 from repalign.activations import open_activations
-from repalign.clusters import Seat
-from repalign.comparison import compare
+from repalign.comparison import compare_prepared
+from repalign.handing_out import Seat
+from repalign.memory import keep_freed
 from repalign.metrics import Metric
 from repalign.populations import shared_stimuli
 from repalign.recording import Target, targets
 from repalign.recording_ceilings import noise_ceilings
 from repalign.results import Comparisons
-from repalign.studies.configuration import InferenceSection
 from repalign.studies.grid import StudyLayer, StudyRecording
 from repalign.studies.grid_building import open_selected
+from repalign.studies.metric_entries import InferenceSection
+from repalign.studies.read_recordings import ReadRecording
 
 THREADS = 1  # of a task
 Row = dict[str, Any]
@@ -42,11 +44,13 @@ class Wanted:
         metric: as an object.
         keys: of the cells, by target.
         ceilings: keys of the noise ceilings on this layer's stimuli, by target.
+        settings: what stands beside the values.
     """
 
     metric: Metric
     keys: Mapping[Target, str]
     ceilings: Mapping[Target, str]
+    settings: InferenceSection
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,6 @@ class Task:
 
     recording: StudyRecording
     layers: tuple[tuple[StudyLayer, tuple[Wanted, ...]], ...]
-    inference: InferenceSection
 
     @property
     def cells(self) -> int:
@@ -71,6 +74,8 @@ def run_task(task: Task, seat: Seat | None = None) -> list[Row]:
         seat: of the worker, which the values do not depend on.
     """
     rows: list[Row] = []
+    if seat is not None:
+        _prepare_worker()
     with one_thread():
         try:
             recording = _open_recording(task.recording)
@@ -90,6 +95,12 @@ def run_task(task: Task, seat: Seat | None = None) -> list[Row]:
     return rows
 
 
+@functools.cache
+def _prepare_worker() -> None:
+    """Once a process, which is a worker's and no user's."""
+    keep_freed()
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """One thread for torch and the BLAS libraries, and afterwards as many as before."""
@@ -105,16 +116,18 @@ def one_thread() -> Iterator[None]:
 
 
 @functools.lru_cache(maxsize=1)
-def _open_recording(recording: StudyRecording) -> xr.Dataset:
+def _open_recording(recording: StudyRecording) -> ReadRecording:
     """A recording in memory, kept for the tasks that follow in this process."""
     ds = open_selected(recording.store, recording.conditions, None)
     _check(ds, recording.fingerprint)
-    return ds.load()
+    return ReadRecording(ds.load())
 
 
 def _open_layer(layer: StudyLayer) -> xr.Dataset:
     ds = open_activations(layer.store)
     _check(ds, layer.fingerprint)
+    if layer.part is not None:
+        ds = dict(targets(ds))[layer.part]
     return ds.load()
 
 
@@ -124,34 +137,37 @@ def _check(ds: xr.Dataset, fingerprint: str) -> None:
 
 
 def _cells(
-    task: Task, recording: xr.Dataset, layer: StudyLayer, activations: xr.Dataset, wanted: Wanted
+    task: Task, recording: ReadRecording, layer: StudyLayer, activations: xr.Dataset, wanted: Wanted
 ) -> list[Row]:
     """The rows of one layer and metric; where the whole fails, target by target."""
     if not wanted.keys:
         return []
-    parts = dict(targets(recording))
-    if wanted.keys.keys() == parts.keys():
-        try:
-            return _compared(task, recording, activations, wanted)
-        except Exception as error:
-            if len(parts) == 1:
-                return _failed(task, layer, (wanted,), error)
+    try:
+        return _compared(task, recording, activations, wanted)
+    except Exception as error:
+        if len(wanted.keys) == 1:
+            return _failed(task, layer, (wanted,), error)
     rows = []
     for target, key in wanted.keys.items():
-        alone = Wanted(wanted.metric, {target: key}, {})
+        alone = replace(wanted, keys={target: key}, ceilings={})
         try:
-            rows += _compared(task, parts[target], activations, alone)
+            rows += _compared(task, recording, activations, alone)
         except Exception as error:
             rows += _failed(task, layer, (alone,), error)
     return rows
 
 
 def compare_layer(
-    recording: xr.Dataset, activations: xr.Dataset, metric: Metric, settings: InferenceSection
+    recording: ReadRecording,
+    activations: xr.Dataset,
+    metric: Metric,
+    settings: InferenceSection,
+    targets: Sequence[Target],
 ) -> Comparisons:
     """The comparison of one layer, as every task makes it; ceilings are results of their own."""
-    return compare(
-        recording,
+    return compare_prepared(
+        recording.preparing(targets),
+        recording.ds,
         activations,
         metric,
         ceiling=False,
@@ -164,10 +180,12 @@ def compare_layer(
 
 
 def _compared(
-    task: Task, recording: xr.Dataset, activations: xr.Dataset, wanted: Wanted
+    task: Task, recording: ReadRecording, activations: xr.Dataset, wanted: Wanted
 ) -> list[Row]:
     begin = time.perf_counter()
-    found = compare_layer(recording, activations, wanted.metric, task.inference)
+    found = compare_layer(
+        recording, activations, wanted.metric, wanted.settings, tuple(wanted.keys)
+    )
     seconds = (time.perf_counter() - begin) / len(found)
     rows = []
     for (target, key), row in zip(wanted.keys.items(), found.rows(), strict=True):
@@ -179,27 +197,27 @@ def _compared(
 
 
 def _ceilings(
-    task: Task, recording: xr.Dataset, layer: StudyLayer, activations: xr.Dataset, wanted: Wanted
+    task: Task, recording: ReadRecording, layer: StudyLayer, activations: xr.Dataset, wanted: Wanted
 ) -> list[Row]:
     if not wanted.ceilings:
         return []
     begin = time.perf_counter()
     try:
-        shared, _ = shared_stimuli(recording, activations)
+        shared, _ = shared_stimuli(recording.ds, activations)
         found = noise_ceilings(
-            recording,
+            recording.ds,
             wanted.metric,
-            ceiling=task.inference.ceiling,
+            ceiling=wanted.settings.ceiling,
             stimuli=shared if isinstance(shared, list) else None,
-            seed=task.inference.seed,
+            seed=wanted.settings.seed,
             device="cpu",
         )
     except Exception as error:
-        return _failed(task, layer, (Wanted(wanted.metric, {}, wanted.ceilings),), error)
+        return _failed(task, layer, (replace(wanted, keys={}),), error)
     seconds = (time.perf_counter() - begin) / len(found)
     rows = []
     for target, key in wanted.ceilings.items():
-        row = _named(task, wanted.metric, target) | {"key": key, "kind": "ceiling"}
+        row = _named(task, wanted, target) | {"key": key, "kind": "ceiling"}
         bounds = found[target]
         if bounds is not None:
             row |= {
@@ -216,7 +234,7 @@ def _finite(value: float | None) -> float | None:
     return None if value is None or not abs(value) < float("inf") else value
 
 
-def _named(task: Task, metric: Metric, target: Target) -> Row:
+def _named(task: Task, wanted: Wanted, target: Target) -> Row:
     """What every row says of where it comes from."""
     return {
         "dataset": task.recording.name,
@@ -224,8 +242,8 @@ def _named(task: Task, metric: Metric, target: Target) -> Row:
         "species": target.species or None,
         "region": target.region or None,
         "subject": target.subject or None,
-        "metric": metric.name,
-        "seed": task.inference.seed,
+        "metric": wanted.metric.name,
+        "seed": wanted.settings.seed,
         "version": __version__,
     }
 
@@ -239,9 +257,9 @@ def _failed(
     rows = []
     for one in wanted:
         for target, key in one.keys.items():
-            row = _named(task, one.metric, target) | {"key": key, "kind": "cell", "error": said}
+            row = _named(task, one, target) | {"key": key, "kind": "cell", "error": said}
             rows.append(row | {"model": layer.model, "layer": layer.layer})
         for target, key in one.ceilings.items():
-            row = _named(task, one.metric, target) | {"key": key, "kind": "ceiling"}
+            row = _named(task, one, target) | {"key": key, "kind": "ceiling"}
             rows.append(row | {"error": said})
     return rows

@@ -126,7 +126,7 @@ def read_config(
         source = source.model_dump(exclude_unset=True)
     data, where, folder = load_toml(source)
     for change in changes:
-        data = _changed(data, change)
+        data = changed(data, change)
     config = validated(data, kind, where)
     return config if folder is None else _anchored(config, folder)
 
@@ -187,7 +187,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _changed(data: Mapping[str, Any], change: str) -> dict[str, Any]:
+def changed(data: Mapping[str, Any], change: str) -> dict[str, Any]:
+    """The content of a configuration with one ``section.key=value``, the value as in TOML."""
     key, equals, text = change.partition("=")
     if not equals or not key.strip():
         raise ValueError(f"{change!r}: expected SECTION.KEY=VALUE, such as neural.weight=0.5")

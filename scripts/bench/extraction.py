@@ -49,6 +49,7 @@ CHILD = """
 import json, sys, time
 from pathlib import Path
 import numpy as np, torch
+import repalign.activations
 torch.set_num_threads(int(sys.argv[6]))
 import repalign as ra
 from repalign.hooks import capture

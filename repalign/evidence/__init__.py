@@ -1,0 +1,6 @@
+"""Inference in one call: resamples, ceilings, tests and tables of recordings and models."""
+
+from repalign.evidence.inferring import infer
+from repalign.evidence.outcome import Inference
+
+__all__ = ["Inference", "infer"]

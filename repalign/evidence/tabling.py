@@ -1,0 +1,305 @@
+"""Tidy tables of what was found: one row a model, a test, a pair of models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from repalign.evidence.materials import Region
+from repalign.evidence.plans import Plan
+from repalign.evidence.resampled import Scored, known
+from repalign.evidence.testing import Tested, pair_indices
+from repalign.inference import (
+    CORRECTIONS,
+    Interval,
+    bca_intervals,
+    percentile_intervals,
+    t_intervals,
+)
+from repalign.metrics import Metric
+
+HYPOTHESES = {  # what each test asks
+    "chance": "differs from chance",
+    "labels": "related to the stimuli's labels",
+    "ceiling": "differs from the lower noise ceiling",
+    "pairs": "two models differ",
+}
+
+
+@dataclass(frozen=True)
+class Named:
+    """A model as tables name it."""
+
+    name: str
+    model: str
+    layer: str | None
+
+
+@dataclass(frozen=True)
+class RegionFound:
+    """All that was found of one region."""
+
+    region: Region
+    scored: Scored
+    tests: list[Tested]
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The three tables of an inference."""
+
+    table: pd.DataFrame
+    tests: pd.DataFrame
+    pairs: pd.DataFrame
+
+
+def intervals_of(
+    values: Tensor,
+    variances: Tensor,
+    resampled: Tensor,
+    left_out: Tensor | None,
+    scored: Scored,
+    plan: Plan,
+) -> list[Interval]:
+    """Confidence intervals of the kind that was asked for."""
+    kind = f"{plan.method} over {plan.over}"
+    if plan.interval == "percentile":
+        return percentile_intervals(resampled, confidence=plan.confidence, kind=kind)
+    if plan.interval == "bca" and left_out is not None:
+        return bca_intervals(resampled, values, left_out, confidence=plan.confidence, kind=kind)
+    return t_intervals(
+        values,
+        variances,
+        degrees_of_freedom=scored.variances.degrees_of_freedom,
+        n_resamples=len(resampled),
+        confidence=plan.confidence,
+        kind=kind,
+    )
+
+
+def make_tables(
+    found: Sequence[RegionFound], models: Sequence[Named], metric: Metric, plan: Plan
+) -> Tables:
+    """Rows of all regions, whose p values are corrected together, one family a hypothesis."""
+    tests = _tests(found, models, plan)
+    by_model: dict[tuple[str, ...], dict[str, dict[str, Any]]] = {}
+    for test in tests:
+        by_model.setdefault(_key(test), {})[test["hypothesis"]] = test
+    known_tests = dict.fromkeys(test["hypothesis"] for test in tests)
+    rows: list[dict[str, Any]] = []
+    for row in (row for one in found for row in _rows(one, models, plan)):
+        of_row = by_model.get(_key(row), {})
+        for hypothesis in known_tests:
+            for column in ("p", "p_corrected", "smallest_p", "test"):
+                row[PREFIXES[hypothesis] + column] = of_row.get(hypothesis, {}).get(column)
+        said = [of_row[name]["verdict"] for name in known_tests if name in of_row]
+        rows.append({**row, "verdict": "; ".join(said) or "not tested"})
+    return Tables(
+        pd.DataFrame(rows),
+        pd.DataFrame(tests, columns=None if tests else TEST_COLUMNS),
+        _pairs(found, models, metric, plan),
+    )
+
+
+def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
+    return row["dataset"], row["species"], row["region"], row["name"]
+
+
+WHERE = ("dataset", "species", "region")
+PREFIXES = {"chance": "", "labels": "labels_", "ceiling": "ceiling_"}  # of columns in the table
+P_COLUMNS = ["p", "p_corrected", "smallest_p", "test", "n_draws"]
+TEST_COLUMNS = [*WHERE, "name", "hypothesis", "effect", *P_COLUMNS, "verdict"]
+PAIR_COLUMNS = [*WHERE, "first", "second", "difference", "low", "high", *P_COLUMNS, "verdict"]
+
+
+def _where(one: RegionFound) -> dict[str, str]:
+    return dict(
+        zip(WHERE, (one.region.dataset, one.region.species, one.region.region), strict=True)
+    )
+
+
+def _rows(one: RegionFound, models: Sequence[Named], plan: Plan) -> list[dict[str, Any]]:
+    scored, resampled = one.scored, one.scored.resampled
+    intervals = intervals_of(
+        scored.values, scored.variances.models, resampled.models, scored.left_out, scored, plan
+    )
+    bounds = [
+        _ceiling_interval(scored, i, value, plan)
+        for i, value in enumerate((scored.lower, scored.upper))
+    ]
+    rows = []
+    for i, (model, interval) in enumerate(zip(models, intervals, strict=True)):
+        rows.append(
+            {
+                **_where(one),
+                "name": model.name,
+                "model": model.model,
+                "layer": model.layer,
+                "value": float(scored.values[i]),
+                "low": known(interval.low),
+                "high": known(interval.high),
+                "chance": None if scored.chance is None else float(scored.chance.mean(0)[i]),
+                "ceiling_kind": scored.ceiling,
+                "ceiling_lower": scored.lower,
+                "ceiling_lower_low": bounds[0][0],
+                "ceiling_lower_high": bounds[0][1],
+                "ceiling_upper": scored.upper,
+                "ceiling_upper_low": bounds[1][0],
+                "ceiling_upper_high": bounds[1][1],
+                "interval": interval.kind,
+                "n_subjects": len(one.region.brains),
+                "n_stimuli": len(one.region.brains[0].ids),
+                "n_resamples": interval.n_resamples,
+            }
+        )
+    return rows
+
+
+def _ceiling_interval(
+    scored: Scored, which: int, value: float | None, plan: Plan
+) -> tuple[float | None, float | None]:
+    """The t interval of a ceiling, or that of its percentiles where those were asked for."""
+    variance = scored.ceiling_variances[which]
+    if value is None or not bool(variance.isfinite()):
+        return None, None
+    resampled = (scored.resampled.lower, scored.resampled.upper)[which]
+    if plan.interval == "t":
+        found = t_intervals(
+            torch.tensor([value], dtype=torch.float64),
+            variance[None],
+            degrees_of_freedom=scored.variances.degrees_of_freedom,
+            n_resamples=len(resampled),
+            confidence=plan.confidence,
+        )[0]
+    else:
+        found = percentile_intervals(resampled[:, None], confidence=plan.confidence, kind="")[0]
+    return known(found.low), known(found.high)
+
+
+def corrected(families: Sequence[Tested], plan: Plan) -> tuple[list[Tensor], float]:
+    """Corrected p values of one hypothesis in all regions, and the least there can be."""
+    if not families:
+        return [], 1.0
+    flat = [one.significance.p.flatten().double() for one in families]
+    everything = torch.cat(flat)
+    least = min(one.significance.smallest_p for one in families)
+    if plan.correction == "none":
+        return flat, least
+    if plan.correction == "max-t":  # joint within a region, Bonferroni over regions
+        k = len(families)
+        joint = [one.significance.p_family for one in families]
+        if any(p is None for p in joint):
+            raise AssertionError("the plan was checked: this test has a joint null")
+        return [(k * p.flatten()).clamp(max=1) for p in joint if p is not None], min(1, k * least)
+    adjusted = CORRECTIONS[plan.correction](everything)
+    sizes = [len(p) for p in flat]
+    if plan.correction == "holm":
+        least = min(1.0, least * len(everything))
+    return list(torch.split(adjusted, sizes)), least
+
+
+def _verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:
+    if least > plan.alpha:
+        return (
+            f"{HYPOTHESES[hypothesis]}: cannot be significant, since no corrected p is below"
+            f" {least:.3g} with {n} {'subjects' if plan.over != 'stimuli' else 'stimuli'}"
+        )
+    if p > plan.alpha:
+        return {
+            "chance": "not told from chance",
+            "labels": "no relation shown",
+            "ceiling": "not told from the lower ceiling",
+            "pairs": "not told apart",
+        }[hypothesis]
+    up = effect > 0
+    return {
+        "chance": "above chance" if up else "below chance",
+        "labels": "related" if up else "related, inversely",
+        "ceiling": "above the lower ceiling" if up else "below the ceiling",
+        "pairs": "first" if up else "second",
+    }[hypothesis]
+
+
+def _tests(
+    found: Sequence[RegionFound], models: Sequence[Named], plan: Plan
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for hypothesis in ("chance", "labels", "ceiling"):
+        families = [
+            (one, test) for one in found for test in one.tests if test.hypothesis == hypothesis
+        ]
+        adjusted, least = corrected([test for _, test in families], plan)
+        for (one, test), p_corrected in zip(families, adjusted, strict=True):
+            n = _units(one, plan)
+            for i, model in enumerate(models):
+                p, effect = float(test.significance.p[i]), float(test.effects[i])
+                rows.append(
+                    {
+                        **_where(one),
+                        "name": model.name,
+                        "hypothesis": hypothesis,
+                        "effect": effect,
+                        **_p_columns(test, p, float(p_corrected[i])),
+                        "verdict": _verdict(
+                            hypothesis, effect, float(p_corrected[i]), least, plan, n
+                        ),
+                    }
+                )
+    return rows
+
+
+def _units(one: RegionFound, plan: Plan) -> int:
+    return len(one.region.brains) if plan.over != "stimuli" else len(one.region.brains[0].ids)
+
+
+def _p_columns(test: Tested, p: float, p_corrected: float) -> dict[str, Any]:
+    return {
+        "p": p,
+        "p_corrected": p_corrected,
+        "smallest_p": test.significance.smallest_p,
+        "test": test.significance.kind,
+        "n_draws": test.significance.n_draws,
+    }
+
+
+def _pairs(
+    found: Sequence[RegionFound], models: Sequence[Named], metric: Metric, plan: Plan
+) -> pd.DataFrame:
+    families = [(one, test) for one in found for test in one.tests if test.hypothesis == "pairs"]
+    adjusted, least = corrected([test for _, test in families], plan)
+    first, second = pair_indices(len(models))
+    rows: list[dict[str, Any]] = []
+    for (one, test), p_corrected in zip(families, adjusted, strict=True):
+        scored, resampled = one.scored, one.scored.resampled.models
+        left_out = scored.left_out
+        intervals = intervals_of(
+            test.effects,
+            scored.variances.differences[first, second],
+            resampled[:, first] - resampled[:, second],
+            None if left_out is None else left_out[:, first] - left_out[:, second],
+            scored,
+            plan,
+        )
+        for i, (a, b) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
+            p = float(p_corrected[i])
+            better = float(test.effects[i]) * (1 if metric.higher_is_more_similar else -1)
+            said = _verdict("pairs", better, p, least, plan, _units(one, plan))
+            winner = {"first": models[a].name, "second": models[b].name}.get(said)
+            rows.append(
+                {
+                    **_where(one),
+                    "first": models[a].name,
+                    "second": models[b].name,
+                    "difference": float(test.effects[i]),
+                    "low": known(intervals[i].low),
+                    "high": known(intervals[i].high),
+                    **_p_columns(test, float(test.significance.p[i]), p),
+                    "verdict": f"{winner} is more similar" if winner else said,
+                }
+            )
+    return pd.DataFrame(rows, columns=None if rows else PAIR_COLUMNS)
