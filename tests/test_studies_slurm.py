@@ -25,7 +25,8 @@ CELLS_A_TASK = 4
 
 @pytest.fixture
 def cluster(slurm: Path, tmp_path: Path) -> dict[str, Any]:
-    """The `[cluster]` of a study."""
+    """The `[cluster]` of a study, once the jobs of other tests have ended."""
+    until(lambda: not jobs())
     return {
         "system": "slurm",
         "jobs": 2,
@@ -65,7 +66,7 @@ def test_networks_are_recorded_in_gpu_jobs_and_a_cancelled_job_is_replaced(
             time.sleep(0.1)
 
     be_slow(monkeypatch.setattr)
-    monkeypatch.setenv("REPALIGN_TEST_SECONDS", "0.5")
+    monkeypatch.setenv("REPALIGN_TEST_SECONDS", "2")  # until the other jobs are there
     over = threading.Event()
     cancelling = threading.Thread(target=cancel_one, daemon=True)
     cancelling.start()
@@ -87,27 +88,28 @@ def test_networks_are_recorded_in_gpu_jobs_and_a_cancelled_job_is_replaced(
 def test_a_second_driver_takes_over_when_the_first_is_killed_with_its_scheduler(
     cluster: dict[str, Any], tmp_path: Path
 ) -> None:
+    def workers() -> set[str]:
+        return {one["where"] for one in noted(tmp_path) if one["where"]}
+
     study = make_cheap_study(tmp_path)
     alone = study | {"name": "alone"}
     run_study(alone, progress=False)
     study |= {"cluster": cluster}
-    first = start(drive, study, {}, QUICK, {"REPALIGN_TEST_SECONDS": "1"})
+    first = start(drive, study, {}, QUICK, {"REPALIGN_TEST_SECONDS": "3"})
     until(lambda: jobs())
     second = start(drive, study, {}, QUICK)
-    until(lambda: total(events(study)) >= 2 * CELLS_A_TASK)
-    of_the_first = jobs()
-    assert len(of_the_first) <= 2  # the second waits, and asks for none
+    until(lambda: len(workers()) == 2 and total(events(study)))
+    assert len(jobs()) <= 2  # the second waits, and asks for none
     first.kill()
     first.join()
     lost = unpublished(events(study))
-    second.join(300)
+    second.join(600)
     assert second.exitcode == 0
     until(lambda: not jobs())  # those of the killed driver have ended by themselves
     pd.testing.assert_frame_equal(collect_study(study).table, collect_study(alone).table)
     computed = total(events(study))
     assert CHEAP_LAYERS * CELLS_A_TASK <= computed <= CHEAP_LAYERS * CELLS_A_TASK + lost
-    workers = {one["where"] for one in noted(tmp_path, "begun")}
-    assert len(workers) >= 3  # of two schedulers
+    assert len(workers()) >= 3  # of two schedulers
 
 
 @pytest.mark.parametrize(
