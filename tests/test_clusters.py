@@ -125,13 +125,13 @@ def test_parts_of_killed_workers_go_to_others(
     found = record(
         network, stimuli=stimuli, to=tmp_path / "spread", batch_size=ROWS, scheduler=client
     )
-    thread.join(10)
+    thread.join(120)
     assert len(cluster.workers) == 4
     np.testing.assert_array_equal(layer_of(found), layer_of(expected))
 
 
 def record_slowly(stimuli: Stimuli, to: str, address: str) -> None:
-    record(make_network(0.1), stimuli=stimuli, to=to, batch_size=ROWS, scheduler=address)
+    record(make_network(0.3), stimuli=stimuli, to=to, batch_size=ROWS, scheduler=address)
 
 
 def test_run_whose_process_is_killed_is_resumed(
@@ -240,7 +240,7 @@ def test_all_is_done_while_workers_are_killed_all_the_time(
             assert sorted(done) == list(range(20))
     finally:
         over.set()
-        thread.join(10)
+        thread.join(120)
 
 
 def dies_on_a_gpu(item: int, seat: Seat, gpus: str) -> str:

@@ -152,7 +152,7 @@ def test_recording_goes_on_in_other_jobs_when_all_are_cancelled(
     jobs += f",logs={tmp_path},setup=export PYTHONPATH={Path(__file__).parent}:$PYTHONPATH"
     with dask.config.set(slurm_machine.QUICK):
         found = record(
-            make_network(0.15),  # the same weights, but slow
+            make_network(0.5),  # the same weights, but slow
             stimuli=stimuli,
             to=tmp_path / "spread",
             batch_size=ROWS,

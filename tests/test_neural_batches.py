@@ -261,7 +261,7 @@ def test_the_thread_ends_with_the_object() -> None:
     assert len(running()) == before + 1
     del batches
     gc.collect()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while len(running()) > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert len(running()) == before

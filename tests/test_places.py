@@ -66,7 +66,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with log.open("w") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
         try:
-            for _ in range(600):
+            for _ in range(2400):
                 try:
                     urllib.request.urlopen(f"{url}/moto-api/data.json", timeout=5).close()
                     break
@@ -91,7 +91,7 @@ def bucket(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     for path, method in (("/moto-api/reset", "POST"), ("/lab", "PUT")):
         request = urllib.request.Request(server + path, method=method)
-        urllib.request.urlopen(request, timeout=10).close()
+        urllib.request.urlopen(request, timeout=120).close()
     remote_files._filesystem.cache_clear()  # connections keep the settings they began with
     yield BUCKET
     remote_files._filesystem.cache_clear()
@@ -511,7 +511,7 @@ def test_a_killed_copy_leaves_the_old_store_or_none(
     old = tmp_path / "old.zarr"
     write_store(old, {"": recording_of(1)}, provenance={})
     command = [sys.executable, "-W", "ignore", "-c", KILLED, str(store), str(old), *targets]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.split() == targets
     assert not [*tmp_path.glob("*.zip.tmp-*")]

@@ -134,7 +134,7 @@ def test_workers_killed_at_random_change_nothing(
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     assert run_study(study, scheduler=cluster.address, progress=False).done == CELLS
-    killer.join(10)
+    killer.join(LONG)
     assert len(cluster.workers) == WORKERS + 1 + kills
     pd.testing.assert_frame_equal(collect_study(study).table, expected)
     assert total(events(study)) == CELLS

@@ -52,10 +52,13 @@ def test_bytes_in_flight_never_exceed_the_ring_and_the_producer_waits() -> None:
 
     thread = threading.Thread(target=produce)
     thread.start()
+    end = time.monotonic() + 60
+    while len(put) < 4 and time.monotonic() < end:
+        time.sleep(0.01)
     time.sleep(0.3)
     assert len(put) == 4
     gate.set()
-    thread.join(10)
+    thread.join(60)
     assert len(put) == 6
 
 
