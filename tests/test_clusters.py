@@ -23,9 +23,9 @@ from torch import nn
 import repalign as ra
 from repalign import clusters, handing_out
 from repalign.activations import record
-from repalign.cards import Preprocessing
 from repalign.clusters import open_client
 from repalign.handing_out import Seat, _rank, hand_out
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.scenes import make_scenes
 from repalign.stimuli import Stimuli, encode_png

@@ -54,6 +54,7 @@ RANKS = (
         "shards",
         "store",
         "cards",
+        "card_schemas",
         "agent_cards",
         "network_cards",
         "fetch",
