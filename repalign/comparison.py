@@ -13,7 +13,7 @@ import torch
 import xarray as xr
 
 from repalign import __version__
-from repalign.ceiling import MINIMUM_REPEATED, Ceiling, has_split_half
+from repalign.ceiling import Ceiling
 from repalign.choices import as_metric
 from repalign.inference import Interval
 from repalign.metrics import Metric
@@ -34,6 +34,7 @@ from repalign.recording_ceilings import CeilingChoice, ceiling_choice, ceilings_
 from repalign.results import Comparison, Comparisons
 from repalign.reused_data import warn_of_reuse
 from repalign.scoring import Resampling, null_of, scores_of
+from repalign.split_half import MINIMUM_REPEATED, has_split_half
 
 EPISODE = "episode"  # of the steps of a rollout
 

@@ -16,7 +16,6 @@ import xarray as xr
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from repalign.ceiling import split_half_ceiling
 from repalign.hooks import capture
 from repalign.loaders import ingest
 from repalign.metrics import CKA, RSA, MutualKNN
@@ -27,6 +26,7 @@ from repalign.regularize import AlignmentLoss, AlignmentTerm, Schedule, alignmen
 from repalign.regularize.alignment_rows import pairs_over_stimuli
 from repalign.regularize.cka_bias import BiasedMetricWarning
 from repalign.scenes import make_scenes
+from repalign.split_half import split_half_ceiling
 from repalign.stimuli import encode_png
 
 N, SIZE = 24, 6

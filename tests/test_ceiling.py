@@ -6,16 +6,10 @@ import pytest
 import torch
 
 from repalign import ceiling
-from repalign.ceiling import (
-    Ceiling,
-    ceiling_over_subjects,
-    has_split_half,
-    jackknife_error,
-    nili_ceiling,
-    split_half_ceiling,
-)
+from repalign.ceiling import Ceiling, ceiling_over_subjects, jackknife_error, nili_ceiling
 from repalign.metrics import CKA, COMPARATORS, RSA, Procrustes, Ridge
 from repalign.metrics.gram import centre
+from repalign.split_half import has_split_half, split_half_ceiling
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -213,7 +213,7 @@ def test_within_a_recording_the_diagonal_is_the_split_half_similarity(signal):
     square = found["value"].values[0]
     np.testing.assert_allclose(square, square.T, atol=1e-12)
     assert (np.diag(square) < 0.999).all()
-    from repalign.ceiling import split_half_masks
+    from repalign.split_half import split_half_masks
 
     responses = torch.from_numpy(one["response"].values.reshape(4, N, 12, BINS))
     want = np.zeros((BINS, BINS))

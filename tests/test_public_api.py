@@ -24,7 +24,7 @@ HEAVY = (
     "scipy",
 )
 RANKS = (
-    {"metrics", "ceiling", "inference"},
+    {"metrics", "ceiling", "split_half", "inference"},
     {
         "choices",
         "designs",

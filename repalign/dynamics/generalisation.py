@@ -9,7 +9,6 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.ceiling import split_half_masks
 from repalign.choices import as_metric
 from repalign.dynamics.courses import (
     described,
@@ -41,6 +40,7 @@ from repalign.metrics.gram import in_working_precision
 from repalign.populations import layers_of
 from repalign.progress import track
 from repalign.recording import STIMULUS, TIME_BIN
+from repalign.split_half import split_half_masks
 
 NAME = "cross_temporal"
 
