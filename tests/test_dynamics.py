@@ -304,6 +304,18 @@ def test_the_steps_of_a_network_are_a_second_time_axis(random):
     assert {"first_layer", "last_layer", "start_ms"} <= set(rows.columns)
 
 
+def test_progress_is_shown_whatever_is_compared(signal, layers, capsys):
+    one = recording(signal)
+    for call in (
+        lambda: ra.time_resolved(one, layers, n_resamples=10, progress=True),
+        lambda: ra.cross_temporal(one, progress=True),
+        lambda: ra.cross_temporal(one, recording(signal, name="t"), progress=True),
+        lambda: ra.cross_temporal(one, layers, progress=True),
+    ):
+        call()
+        assert "rsa: " in capsys.readouterr().err
+
+
 def test_subjects_may_come_from_several_recordings(signal, layers):
     one, two = (recording(signal, seed=seed, name=name) for seed, name in ((1, "a"), (2, "b")))
     found = ra.time_resolved([one, two], layers, device="cpu")
