@@ -18,6 +18,7 @@ from repalign.ceiling import (
 )
 from repalign.metrics import RSA, Metric
 from repalign.metrics.calls import pick_device
+from repalign.missing_pairs import leave_out_missing_pairs
 from repalign.populations import MatchedPopulation, as_population, match_population, parts_of
 from repalign.recording import Target, stimulus_ids
 
@@ -64,6 +65,7 @@ def noise_ceilings(
     ids = stimulus_ids(recording) if stimuli is None else list(stimuli)
     where = pick_device(device)
     brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(recording)]
+    brains, _ = leave_out_missing_pairs(brains, metric)
     found = ceilings_of(brains, metric, choice, seed)
     return {brain.target: one for brain, one in zip(brains, found, strict=True)}
 

@@ -103,6 +103,7 @@ RANKS = (
         "results",
         "reused_data",
         "populations",
+        "missing_pairs",
         "comparison",
         "dynamics",
         "layer_regions",

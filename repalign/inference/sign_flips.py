@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repalign.inference.monte_carlo import error_of_share
 from repalign.inference.significance import (
     Alternative,
     Significance,
@@ -106,4 +107,6 @@ def sign_flip_test(
     if not exact:
         least = max(least, 1 / (n_flips + 1))
     kind = f"sign-flip over subjects, {'exact' if exact else 'random'}, {alternative}"
-    return Significance(alone.reshape(shape), least, kind, len(signs), family.reshape(shape))
+    alone, family = alone.reshape(shape), family.reshape(shape)
+    errors = [torch.zeros_like(p) if exact else error_of_share(p, n_flips) for p in (alone, family)]
+    return Significance(alone, least, kind, len(signs), family, *errors)

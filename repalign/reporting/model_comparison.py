@@ -257,14 +257,9 @@ def _legend(fig: Figure, table: pd.DataFrame, alpha: float) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    artists = [artist for ax in fig.axes for artist in ax.get_children()]
-    drawn = {str(artist.get_gid()) for artist in artists}
-    marks = "".join(a.get_text() for a in artists if str(a.get_gid()).startswith("marks:"))
-    hollow = any(
-        artist.get_markerfacecolor() == "white"
-        for artist in artists
-        if str(artist.get_gid()).startswith("model:")
-    )
+    drawn = {str(artist.get_gid()) for ax in fig.axes for artist in ax.get_children()}
+    marks = "".join(text.get_text() for ax in fig.axes for text in ax.texts if text.get_gid())
+    hollow = any(line.get_markerfacecolor() == "white" for ax in fig.axes for line in ax.lines)
 
     def mark(symbol: str, **look: Any) -> Line2D:
         style = {"color": "#000000", "markersize": 6, **look}
@@ -286,16 +281,15 @@ def _legend(fig: Figure, table: pd.DataFrame, alpha: float) -> None:
             corrected = "corrected " if p_column(table, prefix) == f"{prefix}p_corrected" else ""
             entries.append((mark(symbol), f"not {what}, {corrected}p ≤ {alpha:g}"))
     if hollow:
-        look = {"color": "#404040", "markerfacecolor": "white"}
-        entries.append((mark("o", **look), "untrained"))
+        entries.append((mark("o", color="#404040", markerfacecolor="white"), "untrained"))
     for colour, said, size in (
         (BETTER, "row's model better than the column's", 6),
         (WORSE, "row's model worse than the column's", 6),
         (SAME, "not told apart", 3),
     ):
         if f"pairs:{colour}" in drawn:
-            look = {"color": colour, "markersize": size, "markeredgewidth": 0}
-            entries.append((mark("s", **look), said))
+            square = mark("s", color=colour, markersize=size, markeredgewidth=0)
+            entries.append((square, said))
     if entries:
         column = LETTER * max(len(label) for _, label in entries) + 0.5
         fig.set_figwidth(max(fig.get_figwidth(), column + 0.2))
