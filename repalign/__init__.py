@@ -38,6 +38,7 @@ _HOME = {
     "feature_study": "repalign.autoencoders",
     "FGSM": "repalign.robustness",
     "finetune": "repalign.finetuning",
+    "FixedStimuliWarning": "repalign.evidence",
     "from_rsatoolbox": "repalign.rsatoolbox_objects",
     "goodhart_audit": "repalign.experiments",
     "infer": "repalign.evidence",
@@ -125,6 +126,7 @@ __all__ = [
     "RSA",
     "AlignmentLoss",
     "AlignmentTerm",
+    "FixedStimuliWarning",
     "Inference",
     "Network",
     "PixelNetwork",
@@ -234,7 +236,7 @@ if TYPE_CHECKING:
         time_clusters,
         time_resolved,
     )
-    from repalign.evidence import Inference, infer
+    from repalign.evidence import FixedStimuliWarning, Inference, infer
     from repalign.experiments import goodhart_audit, run_experiment
     from repalign.exporting import export
     from repalign.finetuning import finetune

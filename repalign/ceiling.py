@@ -126,7 +126,8 @@ def ceiling_over_subjects(
     """Return the bounds of ``nili_ceiling`` as one range, with its standard error over stimuli.
 
     Args:
-        rdms: condensed RDMs of the same stimuli, subject × pair.
+        rdms: condensed RDMs of the same stimuli, subject × pair; pairs that one of them misses
+            (NaN) are left out of all.
         comparator: a name in ``COMPARATORS``.
         subject: the row whose bounds are wanted; None is the mean over all.
 
@@ -141,6 +142,7 @@ def ceiling_over_subjects(
 
     def bounds(rows: Int[Tensor, "kept"]) -> tuple[float, float]:
         chosen = torch.stack([take_stimuli(rdm, rows) for rdm in rdms])
+        chosen = chosen[:, ~chosen.isnan().any(0)]
         low, high = nili_ceiling(chosen, comparator=comparator)
         of_whom = slice(None) if subject is None else slice(subject, subject + 1)
         return float(low[of_whom].mean()), float(high[of_whom].mean())

@@ -18,6 +18,7 @@ from repalign.choices import as_metric
 from repalign.inference import Interval
 from repalign.metrics import Metric
 from repalign.metrics.calls import pick_device
+from repalign.missing_pairs import check_complete_models, leave_out_missing_pairs
 from repalign.populations import (
     MatchedPopulation,
     Population,
@@ -86,6 +87,12 @@ def compare(
     Raises:
         ValueError: no shared stimuli, too few of them, a metric that needs responses where only
             RDMs were published, or patterns for which the metric is undefined.
+
+    Note:
+        Pairs that are missing (NaN) in the RDM of any subject of a region are left out, for all
+        its subjects and the models, as `repalign.infer` does; comparators that need all pairs
+        (whitened ones and Bures similarity) refuse them, and a model must have all that the
+        subjects have.
 
     Example:
         >>> import numpy as np
@@ -156,7 +163,7 @@ def compare_prepared(
             )
         n_resamples = null_draws = 0
     resampling = Resampling(n_resamples, confidence, seed, labels)
-    brains = prepare(first, ids, metric, where)
+    brains, missing = leave_out_missing_pairs(prepare(first, ids, metric, where), metric)
     ceilings = ceilings_of(brains, metric, choice, seed)
     models: list[MatchedPopulation] = []
     for other, other_note in matches:
@@ -174,6 +181,8 @@ def compare_prepared(
             match_population(t, part, matched, metric, where, predicts=True)
             for t, part in parts_of(ds)
         ]
+    check_complete_models(brains, models, metric)
+    note += "".join(f"; {said}" for said in missing)
     note += "".join(dict.fromkeys(_trained_on(first, ds, ids) for ds in seconds))
     note += "".join(dict.fromkeys(_chosen_on(brains, ds) for ds in seconds))
     results = []

@@ -12,6 +12,7 @@ from torch import Tensor
 from repalign.ceiling import Ceiling, ceiling_over_subjects
 from repalign.metrics import RSA, Metric
 from repalign.metrics.calls import pick_device
+from repalign.missing_pairs import leave_out_missing_pairs
 from repalign.populations import MatchedPopulation, as_population, match_population, parts_of
 from repalign.recording import Target, stimulus_ids
 from repalign.split_half import MINIMUM_REPEATED, has_split_half, split_half_ceiling
@@ -59,6 +60,7 @@ def noise_ceilings(
     ids = stimulus_ids(recording) if stimuli is None else list(stimuli)
     where = pick_device(device)
     brains = [match_population(t, ds, ids, metric, where) for t, ds in parts_of(recording)]
+    brains, _ = leave_out_missing_pairs(brains, metric)
     found = ceilings_of(brains, metric, choice, seed)
     return {brain.target: one for brain, one in zip(brains, found, strict=True)}
 

@@ -99,8 +99,18 @@ def _draws(draws: int | None, n_stimuli: int) -> int:
 
 def value_of(metric: Metric, brain: Tensor, model: Tensor) -> float:
     """The metric of what ``match_population`` prepared; the model predicts the brain."""
+    if isinstance(metric, RSA):
+        return _rsa_value(metric, brain, model)
     of_prepared = getattr(metric, "compare_prepared", metric)
     return float(of_prepared(model, brain))
+
+
+def _rsa_value(metric: RSA, brain: Tensor, model: Tensor) -> float:
+    """RSA of the pairs that the brain's RDM does not miss."""
+    missing = brain.isnan()
+    if bool(missing.any()):
+        brain, model = brain[~missing], model[~missing]
+    return float(metric.compare_prepared(model, brain))
 
 
 def null_of(
@@ -143,7 +153,7 @@ def _rsa_scores(
     models: Sequence[MatchedPopulation],
     resampling: Resampling,
 ) -> Scores:
-    values = [float(metric.compare_rdms(brain.prepared, model.prepared)) for model in models]
+    values = [_rsa_value(metric, brain.prepared, model.prepared) for model in models]
     intervals: Sequence[Interval | None] = [None] * len(models)
     if resampling.n_resamples != 0 and comparator_named(metric.comparator).name in RESAMPLED:
         intervals = bootstrap_rsa(

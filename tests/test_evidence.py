@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from repalign.inference import (
 )
 from repalign.metrics import CKA, RSA, Ridge, rdm
 from repalign.recording import make_activations, make_rdm_recording, make_recording
+from repalign.recording_ceilings import noise_ceilings
 
 N = 24
+pytestmark = pytest.mark.filterwarnings("ignore::repalign.FixedStimuliWarning")
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -483,6 +486,7 @@ def test_missing_pairs_are_left_out_for_all_and_labels_stay():
     metric = RSA(rdm="euclidean", comparator="spearman")
     found = quick(recording, nets, metric)
     assert found.table[["value", "low", "p", "ceiling_lower"]].notna().all(axis=None)
+    assert "1 of 276 pairs of stimuli are missing in a subject of human IT" in found.notes[1]
     assert "labels_p" not in found.table
     assert any("1 pairs of stimuli are missing" in note for note in found.notes)
     pairs = np.array([(i, j) != (2, 5) for i, j in zip(*upper, strict=True)])
@@ -492,8 +496,67 @@ def test_missing_pairs_are_left_out_for_all_and_labels_stay():
         [scipy.stats.spearmanr(square[upper][pairs], model).statistic for square in squares]
     )
     assert rows_of(found, "good")["value"] == pytest.approx(expected, abs=1e-10)
-    with pytest.raises(ValueError, match="needs all pairs"):
-        quick(recording, nets, RSA(comparator="corr_cov"))
+    for comparator in ("spearman", "corr", "cosine", "tau-a"):  # one rule in both calls
+        metric = RSA(rdm="euclidean", comparator=comparator)
+        value = rows_of(quick(recording, nets, metric, n_permutations=9), "good")["value"]
+        each = ra.compare(recording, nets["good"], metric, n_resamples=100)
+        assert np.mean([one.value for one in each]) == pytest.approx(value, abs=1e-12)
+        assert all(one.ci_low < one.value < one.ci_high for one in each)
+        assert all(one.ceiling_low < one.ceiling_high for one in each)
+        assert all(abs(one.null_mean) < (1.0 if comparator == "cosine" else 0.1) for one in each)
+        assert "1 of 276 pairs of stimuli are missing in a subject of human IT" in each.note
+    metric = RSA(rdm="euclidean")
+    without = ra.compare(recording, nets["good"], metric, n_resamples=0)[1].value
+    alone = ra.compare(ra.select(recording, subject="b"), nets["good"], metric, n_resamples=0)
+    assert without != alone[0].value  # b misses none, but those of a are left out of it too
+    for comparator in ("corr_cov", "cosine_cov", "bures"):
+        metric = RSA(rdm="euclidean", comparator=comparator)
+        for refused in (
+            lambda metric: quick(recording, nets, metric, over="subjects"),
+            lambda metric: ra.compare(recording, nets["good"], metric),
+            lambda metric: noise_ceilings(recording, metric),
+        ):
+            with pytest.raises(ValueError, match=f"1 pairs .* {comparator} needs all pairs"):
+                refused(metric)
+    measured = ra.select(recording, subject=["b", "c"])
+    for refused in (
+        lambda: ra.compare(measured, recording, RSA()),
+        lambda: quick(measured, recording, RSA()),
+    ):
+        with pytest.raises(ValueError, match="misses 1 pairs .*a model must predict all pairs"):
+            refused()
+
+
+def test_too_few_pairs_that_all_have_are_an_error():
+    squares = np.full((2, 4, 4), np.nan)
+    squares[1] = 1.0 - np.eye(4)
+    recording = make_rdm_recording(
+        squares, stimulus_id=IDS[:4], subject=["a", "b"], species="human", region="IT"
+    )
+    net = recorded(NETS["good"][:4], ids=IDS[:4])
+    for call in (ra.compare, quick):
+        with pytest.raises(ValueError, match="0 pairs of stimuli are known in all subjects"):
+            call(recording, net, RSA(rdm="euclidean"))
+
+
+# Subjects against zero
+
+
+@pytest.mark.filterwarnings("default::repalign.FixedStimuliWarning")
+def test_subjects_against_zero_are_warned_of_once_a_call_and_it_can_be_silenced():
+    for fit in ("fixed", "select"):
+        layers = {"net": NETS, "alone": {"c": NETS["none"]}} if fit == "select" else NETS
+        with pytest.warns(ra.FixedStimuliWarning, match="these stimuli and no others") as told:
+            quick(models=layers, over="subjects", fit=fit, n_folds=2 if fit == "select" else None)
+        assert len(told) == 1
+        assert told[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        quick(over="both")
+        quick(over="stimuli")
+        quick(metric=ra.Procrustes(), over="subjects")  # a distance is not tested against zero
+        warnings.simplefilter("ignore", ra.FixedStimuliWarning)
+        quick(over="subjects")
 
 
 # What it refuses

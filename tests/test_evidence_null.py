@@ -9,6 +9,7 @@ import scipy.stats
 import repalign as ra
 from repalign.metrics import CKA, RSA, Ridge
 
+pytestmark = pytest.mark.filterwarnings("ignore::repalign.FixedStimuliWarning")
 NULLS = {  # metric, settings, number of data sets, share of the responses that subjects share
     "rsa over stimuli": (RSA(rdm="euclidean"), {"over": "stimuli"}, 40, 1),
     "rsa over both": (RSA(rdm="euclidean", comparator="corr"), {"over": "both"}, 40, 1),

@@ -104,6 +104,7 @@ RANKS = (
         "results",
         "reused_data",
         "populations",
+        "missing_pairs",
         "comparison",
         "dynamics",
         "layer_regions",

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from matplotlib.text import Text
 from scipy.spatial.distance import pdist, squareform
 
 import repalign as ra
@@ -64,7 +65,7 @@ def test_models_stand_in_order_with_intervals_ceilings_and_marks():
     assert not with_gid(v4, "ceiling")
     marks = {mark.get_gid(): mark.get_text() for mark in with_gid(it, "marks:")}
     assert marks == {"marks:good": "*", "marks:middle": "*", "marks:bad@random": "▾"}
-    better, worse, same = (with_gid(matrix, f"pairs:{c}")[0] for c in ("#0072B2", "#E69F00", "#e6"))
+    better, worse, same = (with_gid(matrix, f"pairs:{c}")[0] for c in ("#0072B2", "#E69F00", "#d0"))
     assert better.get_offsets().tolist() == [[2, 0]]  # column of the bad one, row of the good
     assert worse.get_offsets().tolist() == [[0, 2]]
     assert sorted(same.get_offsets().tolist()) == [[0, 1], [1, 0]]
@@ -94,6 +95,85 @@ def test_twenty_models_of_five_networks_stay_apart():
     figure.canvas.draw()
     boxes = [label.get_window_extent() for label in ax.get_yticklabels()]
     assert all(a.y0 >= b.y1 - 1 for a, b in itertools.pairwise(boxes))
+
+
+LONG = [
+    "vit_large_patch14_reg4_dinov2.lvd142m blocks.23.mlp.fc2@patches",
+    "convnextv2_huge.fcmae_ft_in22k_in1k_512@random:3 stages.3.blocks.2.mlp",
+]
+
+
+@pytest.mark.parametrize(
+    "names", [["a"], ["a", "b"], LONG, ["a", "b", "c"], [f"net{i}" for i in range(24)]],
+    ids=lambda names: f"{len(names)} {names[0][:4]}",
+)  # fmt: skip
+def test_all_text_stands_inside_the_figure(names):
+    values = np.linspace(0.5, 0.1, len(names))
+    table = pd.DataFrame(
+        {"name": names, "value": values, "low": values - 0.1, "high": values + 0.1, "p": 0.01,
+         "ceiling_lower": 0.6, "ceiling_upper": 0.7, "ceiling_p": 0.01, "n_stimuli": 92,
+         "region": "a region with quite a long name, and more of it", "metric": "banded-ridge"}
+    )  # fmt: skip
+    pairs = [
+        {"first": a, "second": b, "difference": 0.1, "p": 0.01}
+        for a, b in itertools.combinations(names, 2)
+    ]
+    figure = ra.plot_models(table, pd.DataFrame(pairs), title="models of one region, " * 4)
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    assert box.x0 >= 0
+    assert box.y0 >= 0
+    assert box.x1 <= width
+    assert box.y1 <= height
+    said = {text.get_text() for text in figure.findobj(Text) if text.get_visible()}
+    assert "not chance, p ≤ 0.05" in said
+    assert ("against model" in said) == (len(names) > 1)
+    panels = [ax.get_tightbbox() for ax in figure.axes]
+    assert all(a.x1 <= b.x0 for a, b in itertools.pairwise(panels))
+
+
+MARKS = {  # what the legend says of a mark, and how artists that are drawn show it
+    "noise ceiling": lambda ax: with_gid(ax, "ceiling"),
+    "confidence interval": lambda ax: with_gid(ax, "interval"),
+    "not chance": lambda ax: [m for m in with_gid(ax, "marks:") if "*" in m.get_text()],
+    "not the lower ceiling": lambda ax: [m for m in with_gid(ax, "marks:") if "▾" in m.get_text()],
+    "untrained": lambda ax: [
+        m for m in with_gid(ax, "model:") if m.get_markerfacecolor() == "white"
+    ],
+    "row's model better": lambda ax: with_gid(ax, "pairs:#0072B2"),
+    "row's model worse": lambda ax: with_gid(ax, "pairs:#E69F00"),
+    "not told apart": lambda ax: with_gid(ax, "pairs:#d0"),
+}
+
+
+@pytest.mark.parametrize("sure", [True, False])
+@pytest.mark.parametrize("names", [("good", "bad@random", "middle"), ("good", "bad", "middle")])
+def test_the_legend_names_the_marks_that_are_drawn_and_no_others(names, sure):
+    table, pairs = comparison(names)
+    if not sure:
+        table = table.assign(p_corrected=0.5, ceiling_p_corrected=0.5, low=None, ceiling_lower=None)
+        pairs = pairs.assign(p_corrected=0.5)
+    figure = ra.plot_models(table, pairs)
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    drawn = [said for said, of in MARKS.items() if any(of(ax) for ax in figure.axes)]
+    assert len(legend) == len(drawn)
+    assert all(text.startswith(said) for text, said in zip(legend, drawn, strict=True))
+    assert len(drawn) == (7 if sure else 1) + ("@" in names[1])
+
+
+def test_the_axis_says_the_metric_its_range_and_direction():
+    table, pairs = comparison()
+    settings = {"metric": "procrustes", "metric_parameters": {"kind": "distance"}}
+    found = ra.plot_models(SimpleNamespace(table=table, pairs=pairs, settings=settings))
+    label = found.axes[0].get_xlabel().replace("\n", " ")
+    assert label.startswith("Procrustes distance 0 to 1.414")
+    assert label.endswith("lower is more similar")
+    assert texts(found.axes[0])[0] == "bad@random  1"  # the least distance, as the metric says
+    both = table.assign(metric=["cka", "rsa"] * 3)
+    assert ra.plot_models(both).axes[0].get_xlabel() == "value"
+    own = table.assign(metric="my_own")
+    assert ra.plot_models(own).axes[0].get_xlabel() == "my own"
+    assert ra.plot_models(own, label="r").axes[0].get_xlabel() == "r"
 
 
 def test_a_model_without_a_value_is_said():

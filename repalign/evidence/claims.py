@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from repalign.evidence.materials import Region
@@ -14,6 +15,27 @@ CORRECTED = {
     "max-t": "p values are corrected for all models and pairs by max-T",
     "none": "p values are not corrected for the number of models",
 }
+
+
+class FixedStimuliWarning(UserWarning):
+    """Subjects are tested against zero, and the conclusion is of these stimuli and no others."""
+
+
+def warn_of_fixed_stimuli(plan: Plan) -> None:
+    """Warn where a test over subjects cannot tell a model from what these stimuli share by chance.
+
+    The stimuli are the same for all subjects: what they happen to share with a model is true of
+    every one of them, and grows no smaller with more subjects.
+    """
+    if plan.over == "subjects":
+        warnings.warn(
+            "over='subjects' tests models against zero for these stimuli and no others: what they"
+            " share with a model by chance is found in every subject, and counts as an effect. For"
+            " new stimuli too use over='both'; where these are all there are, silence this with"
+            " warnings.simplefilter('ignore', repalign.FixedStimuliWarning)",
+            FixedStimuliWarning,
+            stacklevel=3,  # who called repalign.infer
+        )
 
 
 def claim_of(regions: Sequence[Region], n_models: int, *, pooled: bool, plan: Plan) -> str:

@@ -12,7 +12,7 @@ import torch
 from repalign import __version__
 from repalign.choices import as_metric
 from repalign.evidence.chunks import number_of_workers, one_thread_each
-from repalign.evidence.claims import claim_of
+from repalign.evidence.claims import claim_of, warn_of_fixed_stimuli
 from repalign.evidence.materials import (
     Candidate,
     Materials,
@@ -102,7 +102,8 @@ def infer(
         alternative: of the tests against chance; pairs and ceilings are tested two-sided.
         correction: for all models (or pairs) of all regions: ``holm``, ``benjamini-hochberg``,
             ``max-t`` (joint within a region, Bonferroni over regions) or ``none``.
-        n_resamples: number of resamples, 100 or more; a jackknife has one a stimulus.
+        n_resamples: number of resamples, 100 or more; a jackknife has one a stimulus. Values of
+            fitted models are means over a fifth as many divisions into folds, 20 or more.
         n_permutations: most permutations of labels and flips of signs. None: 10 000 flips and, of
             labels, as many of 10 000 as stay quick; 200 for predictivity, which is fitted anew.
         n_folds: folds of stimuli for ``fit``; None: 5 of 40 stimuli or more, 3 of 20, else 2.
@@ -121,6 +122,10 @@ def infer(
             method that is wrong for the metric and why, settings that do not go together, values
             that are undefined.
 
+    Warns:
+        FixedStimuliWarning: ``over="subjects"`` tests models against chance, which says nothing of
+            other stimuli; once a call.
+
     Note:
         Over both, the variance of RSA is the two-factor corrected one (Schütt et al. 2023). CKA and
         predictivity do not survive a bootstrap over both: there it is the sum of the variance over
@@ -135,8 +140,15 @@ def infer(
         biased CKA: tests are against what permuted labels score on average, in ``chance``. It is 0
         for the others.
 
-        Pairs that are missing (NaN) in a subject's RDM are left out for all; whitened comparators
-        refuse them, and labels are not permuted then.
+        p values of draws move with the seed; ``p_error`` is their Monte Carlo standard error. Of a
+        share of n permutations or sign flips it is √(p(1 − p)/n), of a t test whose variance is
+        resampled a jackknife over 20 blocks of resamples, with the spread over divisions into folds
+        where models are fitted. Random halves of repetitions, for a ceiling, are not in it.
+
+        Pairs that are missing (NaN) in the RDM of any subject of a region are left out, for all
+        its subjects and the models, as `repalign.compare` does; comparators that need all pairs
+        (whitened ones and Bures similarity) refuse them, and a model must have all that the
+        subjects have. Labels are not permuted then.
 
     Example:
         >>> import numpy as np
@@ -191,7 +203,9 @@ def infer(
             _check_defined(scored, names, region)
             tests, left_out = run_tests(metric, region, materials.candidates, scored, plan)
             found.append(RegionFound(region, scored, tests))
-            notes += _undefined_resamples(scored, region) + left_out
+            notes += _undefined(scored, region) + left_out
+    if any(test.hypothesis == "chance" for one in found for test in one.tests):
+        warn_of_fixed_stimuli(plan)
     tables = make_tables(found, names, metric, plan)
     settings = _settings(metric, plan, subjects)
     return Inference(
@@ -256,7 +270,7 @@ def _check_defined(scored: Scored, names: Sequence[Named], region: Region) -> No
         )
 
 
-def _undefined_resamples(scored: Scored, region: Region) -> list[str]:
+def _undefined(scored: Scored, region: Region) -> list[str]:
     said = []
     for name, part in scored.parts.items():
         undefined = int((~part.models.isfinite().all(1)).sum())
@@ -264,6 +278,13 @@ def _undefined_resamples(scored: Scored, region: Region) -> list[str]:
             said.append(
                 f"{undefined} of {len(part.models)} resamples over {name} leave a value of"
                 f" {region.called or 'the recording'} undefined and are left out of variances"
+            )
+    if scored.divisions is not None:
+        undefined = int((~scored.divisions[:, :-1].isfinite().all(1)).sum())
+        if undefined:
+            said.append(
+                f"{undefined} of {len(scored.divisions)} divisions into folds leave a value of"
+                f" {region.called or 'the recording'} undefined and are left out of values"
             )
     return said
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from repalign.evidence.pooling import Part, pooled_parts
 from repalign.metrics import Metric
+from repalign.missing_pairs import check_complete_models, leave_out_missing_pairs
 from repalign.populations import (
     MatchedPopulation,
     Population,
@@ -104,7 +105,12 @@ def gather(
     for target, ds in parts:
         brain = match_population(target, ds, ids, metric, device)
         regions.setdefault(target[:2], []).append(brain)
+    for place, brains in regions.items():
+        regions[place], said = leave_out_missing_pairs(brains, metric)
+        notes += said
     candidates = _candidates(named, ids, metric, device)
+    everyone = [brain for brains in regions.values() for brain in brains]
+    check_complete_models(everyone, [one.population for one in candidates], metric)
     found = tuple(
         Region(brains[0].dataset, *key, brains=tuple(brains)) for key, brains in regions.items()
     )

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from repalign.evidence.tabling import Named, RegionFound
+from repalign.evidence.testing import pair_indices
 
 Array = np.ndarray[Any, Any]
 
@@ -42,6 +43,7 @@ def to_dataset(
             np.array([one.scored.variances.degrees_of_freedom for one in found]),
         ),
     }
+    variables |= _p_values(found, len(names))
     if all(one.scored.by_subject is not None for one in found):
         by_subject = np.full((len(found), len(subjects), len(names)), np.nan)
         for values, one in zip(by_subject, found, strict=True):
@@ -77,11 +79,37 @@ def to_dataset(
         "region": [one.region.called or f"region {i}" for i, one in enumerate(found)],
         "model": names,
         "other_model": names,
+        "hypothesis": list(HYPOTHESES),
         "layer": ("model", [model.layer or "" for model in models]),
         "subject": subjects,
         "stimulus_id": list(stimuli),
     }
     return xr.Dataset(variables, coords=text)
+
+
+HYPOTHESES = ("chance", "labels", "ceiling")
+
+
+def _p_values(
+    found: Sequence[RegionFound], n_models: int
+) -> dict[str, tuple[tuple[str, ...], Array]]:
+    """Uncorrected p values with their Monte Carlo errors; NaN where a region has no such test."""
+    pairs = pair_indices(n_models)
+    variables: dict[str, tuple[tuple[str, ...], Array]] = {}
+    for name in ("p", "p_error"):
+        of_models = np.full((len(found), len(HYPOTHESES), n_models), np.nan)
+        of_pairs = np.full((len(found), n_models, n_models), np.nan)
+        for i, one in enumerate(found):
+            for test in one.tests:
+                values = getattr(test.significance, name).flatten()
+                if test.hypothesis == "pairs":
+                    for a, b in (pairs, pairs[::-1]):
+                        of_pairs[i, a, b] = values
+                else:
+                    of_models[i, HYPOTHESES.index(test.hypothesis)] = values
+        variables[name] = (("region", "hypothesis", "model"), of_models)
+        variables[f"difference_{name}"] = (("region", "model", "other_model"), of_pairs)
+    return variables
 
 
 def _stack(values: Any) -> Array:

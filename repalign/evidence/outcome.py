@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
-FORMAT = "repalign-inference-1"
+FORMAT = "repalign-inference-2"
 RECORD, RESAMPLES = "inference.json", "resamples.nc"
 TABLES = ("table", "tests", "pairs")
 
@@ -30,8 +30,9 @@ class Inference:
             that ``chance`` gives, both noise ceilings with intervals of their own, p values of
             three tests with their corrected values and the smallest that can be, and a verdict in
             words: ``p`` against chance, ``labels_p`` by permuting the labels of the stimuli,
-            ``ceiling_p`` against the lower noise ceiling. A test that does not apply has no
-            columns, or NaN in the rows of a region without; ``notes`` say why.
+            ``ceiling_p`` against the lower noise ceiling. ``p_error`` and ``p_corrected_error`` are
+            their Monte Carlo standard errors: how far they move with the seed. A test that does not
+            apply has no columns, or NaN in the rows of a region without; ``notes`` say why.
         tests: the same tests, one row each.
         pairs: one row a region and pair of models: ``difference`` of the first and the second, with
             interval, p values and verdict.
@@ -57,7 +58,10 @@ class Inference:
         ``models_over_X(region, resample, model)``, ``lower_over_X`` and ``upper_over_X`` those of
         every resample over X: ``stimuli``, ``subjects`` or ``both``; ``drawn_stimuli`` and
         ``drawn_subjects`` say how often each is in a resample; ``by_subject(region, subject,
-        model)`` is what each subject gives. Settings, versions and fingerprints are attributes.
+        model)`` is what each subject gives. ``p(region, hypothesis, model)`` and
+        ``difference_p(region, model, other_model)`` are not corrected; ``p_error`` and
+        ``difference_p_error`` are their Monte Carlo standard errors. Settings, versions and
+        fingerprints are attributes.
         """
         return self._resamples.assign_attrs(
             claim=self.claim,

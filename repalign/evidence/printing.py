@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
+
+from repalign.inference.monte_carlo import FAR, draws_to_settle
 
 if TYPE_CHECKING:
     from repalign.evidence.outcome import Inference
 
 STARS = ((0.001, "***"), (0.01, "**"))
 MOST_PAIRS = 10
+MOST_DRAWS = 100_000  # what may be asked for, to settle a verdict
 REGION = ["dataset", "species", "region"]
 LEGEND = "* p ≤ {alpha:g}, ** p ≤ .01, *** p ≤ .001, corrected, above chance"
 
@@ -46,6 +50,7 @@ def summary_of(found: Inference) -> str:
         lines += _region(rows.to_dict("records"), key, found, alpha)
     lines += _tests_said(found, alpha)
     lines += _pairs_said(found, alpha)
+    lines += _moving_said(found, alpha)
     lines += [f"note: {note}" for note in found.notes]
     return "\n".join([*lines, "", found.claim])
 
@@ -104,6 +109,36 @@ def _tests_said(found: Inference, alpha: float) -> list[str]:
         given = "" if row["hypothesis"] == "chance" else ", corrected"
         lines.append(f"{what[row['hypothesis']]}: {row['test']}{smallest}{given}")
     return lines
+
+
+def _moving_said(found: Inference, alpha: float) -> list[str]:
+    """Verdicts that another seed may turn, and how many draws would settle them."""
+    told = list(_moving(found, alpha))
+    if not told:
+        return []
+    head = f"moves with the seed, since p is within {FAR:g} Monte Carlo errors of {alpha:g}:"
+    more = [f"  … and {len(told) - MOST_PAIRS} more"] if len(told) > MOST_PAIRS else []
+    return [head, *told[:MOST_PAIRS], *more, ""]
+
+
+def _moving(found: Inference, alpha: float) -> Iterator[str]:
+    several = len(found.table.groupby(REGION)) > 1
+    tested = [*found.tests.to_dict("records"), *found.pairs.to_dict("records")]
+    for row in tested:
+        p, error = row["p_corrected"], row["p_corrected_error"]
+        if not abs(p - alpha) <= FAR * error or error == 0 or "cannot" in row["verdict"]:
+            continue
+        where = " ".join(row[name] for name in REGION if row[name]) + ", " if several else ""
+        who = row["name"] if "name" in row else f"{row['first']} − {row['second']}"
+        what = {"labels": "labels p", "ceiling": "ceiling p"}.get(row.get("hypothesis", ""), "p")
+        drawn = any(kind in row["test"] for kind in ("sign-flip", "permutation"))
+        knob = "n_permutations" if drawn else "n_resamples"
+        n = row["n_draws"] if drawn else found.settings["n_resamples"]
+        needed = draws_to_settle(p, error, alpha, int(n))
+        settled = f"{knob}={needed} would settle it, if p stays"
+        if needed > MOST_DRAWS:
+            settled = f"{knob}={MOST_DRAWS} would not settle it: call it undecided"
+        yield f"  {where}{who}: {what}, corrected {p:.4f} ± {error:.4f}; {settled}"
 
 
 def _pairs_said(found: Inference, alpha: float) -> list[str]:

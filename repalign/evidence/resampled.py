@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -17,9 +18,11 @@ from repalign.inference import (
     estimated_variances,
     two_factor_variances,
 )
+from repalign.inference.monte_carlo import kept_in_groups
 from repalign.inference.variances import resampling_factor
 
 Parts = Mapping[str, Evaluations]  # by what is resampled: "both", "subjects", "stimuli"
+Values = TypeVar("Values", Evaluations, Tensor)  # in resamples, which are their rows
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,10 @@ class Scored:
             over both ``both`` too. Those of fitted models are means over divisions into folds.
         draws: which stimuli and subjects each resample holds, by the same names.
         variances: of values, differences and distances to the ceilings.
+        without: the same without each block of the resamples, for the Monte Carlo error of what
+            they give; empty where no resample was drawn at random.
+        divisions: values, and the lower ceiling as the last column, in each division into folds;
+            None where nothing was fitted, NaN in divisions to which nothing could be.
         ceiling_variances: of the lower and the upper ceiling.
         left_out: values without each unit in turn, for BCa intervals.
         chance: what each model scores with each subject on average if stimuli are labelled at
@@ -49,9 +56,11 @@ class Scored:
     parts: Parts
     draws: Mapping[str, Draws]
     variances: Variances
+    without: Sequence[Variances]
     ceiling_variances: Float[Tensor, 2]
     left_out: Float[Tensor, "unit model"] | None
     chance: Float[Tensor, "subject model"] | None
+    divisions: Float[Tensor, "division value"] | None = None
 
     @property
     def resampled(self) -> Evaluations:
@@ -80,6 +89,22 @@ class Scored:
 
 
 VariancesOf = Callable[[Parts], Variances]
+
+
+def variances_without_blocks(
+    parts: Mapping[str, Values],
+    draws: Mapping[str, Draws],
+    variances_of: Callable[[dict[str, Values]], Variances],
+) -> list[Variances]:
+    """Variances without each block of resamples; none of a jackknife, which draws nothing."""
+    kept = {
+        name: kept_in_groups(len(draws[name])) for name in parts if draws[name].kind != "jackknife"
+    }
+    n_groups = min(map(len, kept.values()), default=0)
+    return [
+        variances_of({name: v[kept[name][i]] if name in kept else v for name, v in parts.items()})
+        for i in range(n_groups)
+    ]
 
 
 def variances_of_parts(parts: Parts, draws: Draws) -> Variances:

@@ -19,6 +19,7 @@ from repalign.evidence.resampled import (
     known,
     variances_of_ceilings,
     variances_of_parts,
+    variances_without_blocks,
 )
 from repalign.evidence.split_halves import split_half_of_rdms
 from repalign.inference import (
@@ -38,13 +39,14 @@ from repalign.inference import (
 from repalign.metrics import RSA
 from repalign.metrics.pairs import stimulus_count
 
-DIVISIONS = 20  # into folds, of the data as they are
+DIVISIONS = 20  # into folds, of the data as they are, at the least
+RESAMPLES_A_DIVISION = 5  # so that more resamples make values surer too
 
 
-def everything_once(n_stimuli: int, n_subjects: int) -> Draws:
-    """The data as they are, as one resample."""
-    ones = torch.ones(1, n_stimuli, dtype=torch.int64), torch.ones(1, n_subjects, dtype=torch.int64)
-    return Draws(*ones, "stimuli", "bootstrap")
+def everything_once(n_stimuli: int, n_subjects: int, *, times: int = 1) -> Draws:
+    """The data as they are, as one resample, or as several that differ in their folds."""
+    stimuli, subjects = (torch.ones(times, n, dtype=torch.int64) for n in (n_stimuli, n_subjects))
+    return Draws(stimuli, subjects, "stimuli", "bootstrap")
 
 
 def score_rsa(metric: RSA, region: Region, candidates: Sequence[Candidate], plan: Plan) -> Scored:
@@ -89,6 +91,7 @@ def score_rsa(metric: RSA, region: Region, candidates: Sequence[Candidate], plan
         parts=parts,
         draws=dict.fromkeys(parts, draws),
         variances=of_parts(parts),
+        without=variances_without_blocks(parts, dict.fromkeys(parts, draws), of_parts),
         ceiling_variances=variances_of_ceilings(parts, of_parts),
         left_out=left_out,
         chance=torch.stack(
@@ -129,7 +132,10 @@ def score_fitted_rsa(
         crossvalidate_resamples, models, subjects, comparator=metric.comparator, n_folds=n_folds
     )
     draws = make_draws(plan, n_stimuli, n_subjects)
-    whole = fit(everything_once(n_stimuli, n_subjects), n_repeats=DIVISIONS, seed=plan.seed)
+    times = max(DIVISIONS, plan.n_resamples // RESAMPLES_A_DIVISION)
+    as_they_are = everything_once(n_stimuli, n_subjects, times=times)
+    divisions = fit(as_they_are, n_repeats=1, seed=plan.seed).values[:, 0].cpu()
+    whole = divisions[divisions[:, :-2].isfinite().all(1)].mean(0)
     factors = _factors(draws)
     repeats = {name: _repeats(fit, one, n_folds, plan) for name, one in factors.items()}
     parts = {name: _mean_evaluations(values) for name, values in repeats.items()}
@@ -146,9 +152,9 @@ def score_fitted_rsa(
         for column in (-2, -1)
     ]
     alone = n_subjects == 1
-    lower, upper = float(whole.lower.mean()), float(whole.upper.mean())
+    lower, upper = float(whole[-2]), float(whole[-1])
     return Scored(
-        values=whole.models.mean((0, 1)).cpu(),
+        values=whole[:-2],
         lower=None if alone else known(lower),
         upper=None if alone else known(upper),
         ceiling="none: one subject" if alone else "over subjects, of the held-out stimuli",
@@ -156,6 +162,8 @@ def score_fitted_rsa(
         parts=parts,
         draws=dict.fromkeys(parts, draws),
         variances=variances_of(repeats),
+        without=variances_without_blocks(repeats, dict.fromkeys(repeats, draws), variances_of),
+        divisions=divisions[:, :-1],
         ceiling_variances=torch.stack(of_ceilings),
         left_out=None,
         chance=_chance_of_fits(metric, models),

@@ -21,6 +21,7 @@ from repalign.evidence.resampled import (
     summed_variances,
     variances_of_ceilings,
     variances_of_parts,
+    variances_without_blocks,
 )
 from repalign.evidence.split_halves import (
     split_half_of_grams,
@@ -64,6 +65,7 @@ def scored(
         parts=parts,
         draws=draws,
         variances=variances_of(parts),
+        without=variances_without_blocks(parts, draws, variances_of),
         ceiling_variances=variances_of_ceilings(parts, variances_of),
         left_out=left_out,
         chance=None if chance is None else chance.cpu().double(),

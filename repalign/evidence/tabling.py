@@ -95,7 +95,7 @@ def make_tables(
     for row in (row for one in found for row in _rows(one, models, plan)):
         of_row = by_model.get(_key(row), {})
         for hypothesis in known_tests:
-            for column in ("p", "p_corrected", "smallest_p", "test"):
+            for column in TOLD:
                 row[PREFIXES[hypothesis] + column] = of_row.get(hypothesis, {}).get(column)
         said = [of_row[name]["verdict"] for name in known_tests if name in of_row]
         rows.append({**row, "verdict": "; ".join(said) or "not tested"})
@@ -112,7 +112,8 @@ def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 WHERE = ("dataset", "species", "region")
 PREFIXES = {"chance": "", "labels": "labels_", "ceiling": "ceiling_"}  # of columns in the table
-P_COLUMNS = ["p", "p_corrected", "smallest_p", "test", "n_draws"]
+TOLD = ["p", "p_error", "p_corrected", "p_corrected_error", "smallest_p", "test"]  # in the table
+P_COLUMNS = [*TOLD, "n_draws"]
 TEST_COLUMNS = [*WHERE, "name", "hypothesis", "effect", *P_COLUMNS, "verdict"]
 PAIR_COLUMNS = [*WHERE, "first", "second", "difference", "low", "high", *P_COLUMNS, "verdict"]
 
@@ -181,26 +182,56 @@ def _ceiling_interval(
     return known(found.low), known(found.high)
 
 
-def corrected(families: Sequence[Tested], plan: Plan) -> tuple[list[Tensor], float]:
-    """Corrected p values of one hypothesis in all regions, and the least there can be."""
+@dataclass(frozen=True)
+class Corrected:
+    """Corrected p values of one region's tests of a hypothesis, with Monte Carlo errors of both."""
+
+    p: Tensor
+    p_error: Tensor
+    p_corrected: Tensor
+    p_corrected_error: Tensor
+
+    def of(self, i: int) -> dict[str, float]:
+        """The numbers of one test, by column."""
+        return {name: float(values[i]) for name, values in vars(self).items()}
+
+
+def corrected(families: Sequence[Tested], plan: Plan) -> tuple[list[Corrected], float]:
+    """Corrected p values of one hypothesis in all regions, and the least there can be.
+
+    The error of a corrected p is half the way that it goes if all p move by theirs, down and up.
+    """
     if not families:
         return [], 1.0
-    flat = [one.significance.p.flatten().double() for one in families]
-    everything = torch.cat(flat)
-    least = min(one.significance.smallest_p for one in families)
+    found = [one.significance for one in families]
+    sizes = [one.p.numel() for one in found]
+    p, error = (torch.cat([_flat(getattr(one, name)) for one in found]) for name in P_AND_ERROR)
+    least = min(one.smallest_p for one in found)
     if plan.correction == "none":
-        return flat, least
-    if plan.correction == "max-t":  # joint within a region, Bonferroni over regions
-        k = len(families)
-        joint = [one.significance.p_family for one in families]
-        if any(p is None for p in joint):
-            raise AssertionError("the plan was checked: this test has a joint null")
-        return [(k * p.flatten()).clamp(max=1) for p in joint if p is not None], min(1, k * least)
-    adjusted = CORRECTIONS[plan.correction](everything)
-    sizes = [len(p) for p in flat]
-    if plan.correction == "holm":
-        least = min(1.0, least * len(everything))
-    return list(torch.split(adjusted, sizes)), least
+        adjusted, moved = p, error
+    elif plan.correction == "max-t":  # joint within a region, Bonferroni over regions
+        joint, own = (
+            len(found) * torch.cat([_flat(getattr(one, name)) for one in found])
+            for name in ("p_family", "family_error")
+        )
+        adjusted, moved, least = joint.clamp(max=1), own, min(1, len(found) * least)
+    else:
+        correct = CORRECTIONS[plan.correction]
+        tiny = torch.finfo(p.dtype).tiny
+        ends = [correct((p + sign * error).clamp(min=tiny, max=1)) for sign in (-1, 1)]
+        adjusted, moved = correct(p), (ends[1] - ends[0]) / 2
+        least = min(1.0, least * len(p)) if plan.correction == "holm" else least
+    columns = (torch.split(one, sizes) for one in (p, error, adjusted, moved))
+    return [Corrected(*one) for one in zip(*columns, strict=True)], least
+
+
+P_AND_ERROR = ("p", "p_error")
+
+
+def _flat(values: Tensor | None) -> Tensor:
+    if values is None:
+        raise AssertionError("the plan was checked: this test has a joint null, and an error")
+    return values.flatten().double()
 
 
 def _verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:
@@ -234,20 +265,19 @@ def _tests(
             (one, test) for one in found for test in one.tests if test.hypothesis == hypothesis
         ]
         adjusted, least = corrected([test for _, test in families], plan)
-        for (one, test), p_corrected in zip(families, adjusted, strict=True):
+        for (one, test), numbers in zip(families, adjusted, strict=True):
             n = _units(one, plan)
             for i, model in enumerate(models):
-                p, effect = float(test.significance.p[i]), float(test.effects[i])
+                own, effect = numbers.of(i), float(test.effects[i])
                 rows.append(
                     {
                         **_where(one),
                         "name": model.name,
                         "hypothesis": hypothesis,
                         "effect": effect,
-                        **_p_columns(test, p, float(p_corrected[i])),
-                        "verdict": _verdict(
-                            hypothesis, effect, float(p_corrected[i]), least, plan, n
-                        ),
+                        **own,
+                        **_how(test),
+                        "verdict": _verdict(hypothesis, effect, own["p_corrected"], least, plan, n),
                     }
                 )
     return rows
@@ -257,10 +287,8 @@ def _units(one: RegionFound, plan: Plan) -> int:
     return len(one.region.brains) if plan.over != "stimuli" else len(one.region.brains[0].ids)
 
 
-def _p_columns(test: Tested, p: float, p_corrected: float) -> dict[str, Any]:
+def _how(test: Tested) -> dict[str, Any]:
     return {
-        "p": p,
-        "p_corrected": p_corrected,
         "smallest_p": test.significance.smallest_p,
         "test": test.significance.kind,
         "n_draws": test.significance.n_draws,
@@ -274,7 +302,7 @@ def _pairs(
     adjusted, least = corrected([test for _, test in families], plan)
     first, second = pair_indices(len(models))
     rows: list[dict[str, Any]] = []
-    for (one, test), p_corrected in zip(families, adjusted, strict=True):
+    for (one, test), numbers in zip(families, adjusted, strict=True):
         scored, resampled = one.scored, one.scored.resampled.models
         left_out = scored.left_out
         intervals = intervals_of(
@@ -286,9 +314,9 @@ def _pairs(
             plan,
         )
         for i, (a, b) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
-            p = float(p_corrected[i])
+            own = numbers.of(i)
             better = float(test.effects[i]) * (1 if metric.higher_is_more_similar else -1)
-            said = _verdict("pairs", better, p, least, plan, _units(one, plan))
+            said = _verdict("pairs", better, own["p_corrected"], least, plan, _units(one, plan))
             winner = {"first": models[a].name, "second": models[b].name}.get(said)
             rows.append(
                 {
@@ -298,7 +326,8 @@ def _pairs(
                     "difference": float(test.effects[i]),
                     "low": known(intervals[i].low),
                     "high": known(intervals[i].high),
-                    **_p_columns(test, float(test.significance.p[i]), p),
+                    **own,
+                    **_how(test),
                     "verdict": f"{winner} is more similar" if winner else said,
                 }
             )

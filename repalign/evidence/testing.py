@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,17 +14,22 @@ from repalign.evidence.resampled import Scored
 from repalign.evidence.score_resamples import unit_grams
 from repalign.inference import (
     Significance,
+    Variances,
     joint_t_test,
     label_permutation_test,
     resample_test,
     sign_flip_test,
     t_test,
 )
+from repalign.inference.joint_tests import N_DRAWS
 from repalign.inference.label_permutations import (
     label_orders,
     permutation_test_of_products,
     significance_of_orders,
 )
+from repalign.inference.monte_carlo import error_of_share, grouped_jackknife
+from repalign.inference.resample_tests import t_tails
+from repalign.inference.significance import Alternative
 from repalign.metrics import CKA, RSA, Metric
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import fold_scores, median_of_defined
@@ -104,7 +109,8 @@ def run_tests(
 def _tested(
     hypothesis: str,
     effects: Tensor,
-    variances: Tensor,
+    of: Callable[[Variances], Tensor],
+    divided: Callable[[Tensor], Tensor],
     resampled: Tensor,
     deviations: Tensor,
     scored: Scored,
@@ -112,13 +118,27 @@ def _tested(
     *,
     two_sided: bool,
 ) -> Tested:
-    """A t test, or the share of resamples beyond 0; max-T takes correlations over resamples."""
-    alternative = "two-sided" if two_sided else plan.alternative
-    freedom = scored.variances.degrees_of_freedom
+    """A t test, or the share of resamples beyond 0; max-T takes correlations over resamples.
+
+    ``of`` picks the variances of the effects, ``divided`` makes effects of values in divisions.
+    """
+    alternative: Alternative = "two-sided" if two_sided else plan.alternative
+    freedom, variances = scored.variances.degrees_of_freedom, of(scored.variances)
     if chosen_test(plan) == "resamples":
         share = resample_test(resampled, n_units=freedom + 1, alternative=alternative)
         return Tested(hypothesis, effects, share)
     significance = t_test(effects, variances, degrees_of_freedom=freedom, alternative=alternative)
+    error = torch.zeros_like(significance.p)
+    if scored.without:
+        tails = [t_tails(effects, of(one), freedom, alternative) for one in scored.without]
+        error = grouped_jackknife(torch.stack(tails))
+    if scored.divisions is not None:
+        own = divided(scored.divisions)
+        own = own[own.isfinite().all(1)]
+        step = own.std(0) / len(own) ** 0.5
+        ends = [t_tails(effects + s * step, variances, freedom, alternative) for s in (-1, 1)]
+        error = torch.hypot(error, (ends[1] - ends[0]) / 2)
+    significance = replace(significance, p_error=error)
     if plan.correction == "max-t":
         family = joint_t_test(
             effects,
@@ -128,8 +148,24 @@ def _tested(
             alternative=alternative,
             seed=plan.seed,
         )
-        significance = replace(significance, p_family=family.maximum(significance.p))  # drawn
+        family = family.maximum(significance.p)  # it is drawn
+        significance = replace(
+            significance, p_family=family, family_error=_family_error(significance, family)
+        )
     return Tested(hypothesis, effects, significance)
+
+
+def _family_error(alone: Significance, family: Tensor) -> Tensor:
+    """The Monte Carlo error of max-T: of its own draws, and of p with the slope of 1 − (1 − p)ᵐ.
+
+    m is the number of independent tests that would make the same p of the family.
+    """
+    if alone.p_error is None:
+        raise AssertionError("the caller knows it")
+    below_one = 1 - 1e-12
+    p, top = alone.p.clamp(max=below_one), family.clamp(max=below_one)
+    slope = (1 - top).log() / (1 - p).log() * (1 - top) / (1 - p)
+    return torch.hypot(error_of_share(family, N_DRAWS), slope * alone.p_error)
 
 
 def _against_chance(scored: Scored, plan: Plan) -> Tested:
@@ -147,7 +183,8 @@ def _against_chance(scored: Scored, plan: Plan) -> Tested:
     return _tested(
         "chance",
         scored.effects,
-        scored.variances.models,
+        lambda variances: variances.models,
+        lambda values: values[:, :-1],
         resampled,
         scored.deviations(),
         scored,
@@ -162,7 +199,8 @@ def _against_ceiling(scored: Scored, plan: Plan) -> Tested:
     return _tested(
         "ceiling",
         scored.values - scored.lower,
-        scored.variances.to_lower,
+        lambda variances: variances.to_lower,
+        lambda values: values[:, :-1] - values[:, -1:],
         scored.resampled.models - scored.resampled.lower[:, None],
         scored.deviations(less_ceiling=True),
         scored,
@@ -182,7 +220,8 @@ def _pairs(scored: Scored, plan: Plan) -> Tested:
     return _tested(
         "pairs",
         effects,
-        scored.variances.differences[first, second],
+        lambda variances: variances.differences[first, second],
+        lambda values: values[:, first] - values[:, second],
         resampled[:, first] - resampled[:, second],
         deviations[:, first] - deviations[:, second],
         scored,

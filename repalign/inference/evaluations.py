@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from repalign.inference.checked_rdms import Problem, check_same_sizes, checked_problem
@@ -28,6 +28,10 @@ class Evaluations:
     models: Float[Tensor, "resample model"]
     lower: Float[Tensor, "resample"]
     upper: Float[Tensor, "resample"]
+
+    def __getitem__(self, rows: Bool[Tensor, "resample"]) -> "Evaluations":
+        """Return those of some of the resamples."""
+        return Evaluations(self.models[rows], self.lower[rows], self.upper[rows])
 
     def with_ceilings(self) -> Float[Tensor, "resample value"]:
         """Return models, lower and upper ceiling side by side."""

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from repalign.inference.checked_rdms import PRODUCTS, Problem, checked_problem
+from repalign.inference.monte_carlo import error_of_share, grouped_jackknife, kept_in_groups
 from repalign.inference.significance import (
     Alternative,
     Significance,
@@ -278,10 +279,22 @@ def significance_of_orders(
             "or of a subject, is constant. Leave it out."
         )
     value, null = statistics[0], statistics[1:]
-    everything = null if exact else statistics
-    spread = everything.std(0, correction=0)
-    z = (statistics - everything.mean(0)) / spread.where(spread > 0, 1)
-    alone, family = p_of_draws(z[0], z[1:], alternative=alternative, exact=exact)
+
+    def of_orders(drawn: Tensor) -> Tensor:
+        """Return p values alone and in the family; the mean over orders is drawn as they are."""
+        everything = drawn if exact else torch.cat([value[None], drawn])
+        mean, spread = everything.mean(0), everything.std(0, correction=0)
+        unit = spread.where(spread > 0, 1)
+        z, null_z = (value - mean) / unit, (drawn - mean) / unit
+        return torch.stack(p_of_draws(z, null_z, alternative=alternative, exact=exact))
+
+    p = of_orders(null)
+    errors = torch.zeros_like(p)
+    if not exact:
+        errors = error_of_share(p, len(null))
+    if not exact and len(null) > 1:
+        left_out = [of_orders(null[kept]) for kept in kept_in_groups(len(null))]
+        errors = errors.maximum(grouped_jackknife(torch.stack(left_out)))
     least = 1 / len(null) if exact else 1 / (len(null) + 1)
     kind = f"permutation of stimulus labels, {'exact' if exact else 'random'}, {alternative}"
-    return value, Significance(alone, least, kind, len(null), family)
+    return value, Significance(p[0], least, kind, len(null), p[1], *errors)

@@ -6,6 +6,7 @@ from scipy.special import ndtri
 from scipy.stats import t as student_t
 from torch import Tensor
 
+from repalign.inference.monte_carlo import error_of_share
 from repalign.inference.significance import Alternative, Significance, check_alternative
 
 
@@ -30,7 +31,8 @@ def t_test(
 
     Returns:
         A ``Significance``; p is 1 (.5 if one-sided) where the effect is 0 without any variance, as
-        for a model compared with itself.
+        for a model compared with itself. It does not know how the variances were estimated, and so
+        has no ``p_error``.
 
     Raises:
         ValueError: effects or variances that are NaN, negative variances, fewer than 1 degree of
@@ -54,16 +56,26 @@ def t_test(
             "degrees of freedom. A value is undefined where an RDM is constant, and a lower "
             "ceiling where there is one subject: leave them out."
         )
+    p = t_tails(effects, variances, degrees_of_freedom, alternative)
+    kind = f"t test with {degrees_of_freedom} degrees of freedom, {alternative}"
+    return Significance(p, torch.finfo(torch.float64).tiny, kind, None)
+
+
+def t_tails(
+    effects: Float[Tensor, "*test"],
+    variances: Float[Tensor, "*test"],
+    degrees_of_freedom: int,
+    alternative: Alternative,
+) -> Float[Tensor, "*test"]:
+    """Return p values of effects/√variances by Student's distribution, never 0."""
     tiny = torch.finfo(torch.float64)
     t = (effects / variances.clamp(min=tiny.eps).sqrt()).numpy()
     tails = (
         2 * student_t.sf(abs(t), degrees_of_freedom)
         if alternative == "two-sided"
-        else (student_t.sf(t, degrees_of_freedom))
+        else student_t.sf(t, degrees_of_freedom)
     )
-    p = torch.as_tensor(tails, dtype=torch.float64).clamp(min=tiny.tiny, max=1)
-    kind = f"t test with {degrees_of_freedom} degrees of freedom, {alternative}"
-    return Significance(p, tiny.tiny, kind, None)
+    return torch.as_tensor(tails, dtype=torch.float64).clamp(min=tiny.tiny, max=1)
 
 
 def resample_test(
@@ -105,14 +117,18 @@ def resample_test(
     if n_units is not None and n_units < 2:
         raise ValueError(f"n_units is {n_units}; expected 2 or more resampled units.")
     below, above = (
-        _widened((wrong.sum(0) + 1).double() / (n + 1), n_units)
-        for wrong in (~(effects > 0), ~(effects < 0))
+        (wrong.sum(0) + 1).double() / (n + 1) for wrong in (~(effects > 0), ~(effects < 0))
     )
-    p = below if alternative == "greater" else (2 * below.minimum(above)).clamp(max=1)
+    sides = 1 if alternative == "greater" else 2
+    share = below if sides == 1 else below.minimum(above)
+    p = (sides * _widened(share, n_units)).clamp(max=1)
+    error = error_of_share(share, n)
+    low, high = (share - error).clamp(min=0.5 / (n + 1)), (share + error).clamp(max=1)
+    p_error = sides * (_widened(high, n_units) - _widened(low, n_units)) / 2
     least = float(_widened(torch.tensor(1 / (n + 1), dtype=torch.float64), n_units))
-    least *= 1 if alternative == "greater" else 2
+    least *= sides
     kind = f"share of resamples{'' if n_units is None else f' of {n_units} units'}, {alternative}"
-    return Significance(p, least, kind, n)
+    return Significance(p, least, kind, n, p_error=p_error)
 
 
 def _widened(p: Float[Tensor, "*test"], n_units: int | None) -> Float[Tensor, "*test"]:

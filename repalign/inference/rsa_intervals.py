@@ -31,7 +31,8 @@ def bootstrap_rsa(
     with fewer than 3 distinct stimuli are drawn again. All models share the resamples.
 
     Args:
-        rdm: condensed RDM of the brain (or of any reference).
+        rdm: condensed RDM of the brain (or of any reference); pairs that it misses (NaN) are left
+            out of the models' too.
         rdms: condensed RDMs to compare it with, model × pair.
         comparator: a name in ``RESAMPLED``.
         n_resamples: number of resamples; ``default_resamples(n_pairs)`` if None.
@@ -42,8 +43,9 @@ def bootstrap_rsa(
         One ``Interval`` a model, in order. Resamples in which an RDM is constant are left out.
 
     Raises:
-        ValueError: RDMs of different sizes or with NaN, fewer than 3 stimuli, unknown comparator,
-            or a confidence outside (0, 1).
+        ValueError: RDMs of different sizes, a model that misses pairs or a whitened comparator
+            where some are missing, fewer than 3 stimuli, unknown comparator, or a confidence
+            outside (0, 1).
 
     Note:
         The interval is for other stimuli and the same subjects: it says nothing of new subjects.
@@ -64,12 +66,6 @@ def bootstrap_rsa(
             "model × pair, of the same stimuli. Align them on stimulus_id first."
         )
     n = stimulus_count(len(rdm))
-    undefined = int(rdm.isnan().sum()) + int(rdms.isnan().sum())
-    if undefined:
-        raise ValueError(
-            f"The RDMs hold {undefined} NaN, and a resample cannot compare them. Leave out the "
-            "stimuli concerned (under the correlation distance: those with constant patterns)."
-        )
     n_resamples = default_resamples(len(rdm)) if n_resamples is None else n_resamples
     generator = torch.Generator().manual_seed(seed)
     stimuli = draw_multiplicities(n, n_resamples=n_resamples, generator=generator)

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from repalign.inference.map_draws import flipped_maps
+from repalign.inference.monte_carlo import error_of_share
 from repalign.inference.significance import (
     Alternative,
     Significance,
@@ -76,7 +77,9 @@ def sign_flip_test(
     drawn = flipped_maps(rows, alternative=alternative, n_flips=n_flips, seed=seed)
     null = torch.cat([torch.from_numpy(block) for block in drawn.blocks])
     observed = torch.from_numpy(drawn.observed)
-    alone, family = p_of_draws(observed, null, alternative=alternative, exact=drawn.exact)
-    return Significance(
-        alone.reshape(shape), drawn.smallest_p, drawn.kind, len(null), family.reshape(shape)
-    )
+    found = p_of_draws(observed, null, alternative=alternative, exact=drawn.exact)
+    alone, family = (p.reshape(shape) for p in found)
+    errors = [
+        torch.zeros_like(p) if drawn.exact else error_of_share(p, n_flips) for p in (alone, family)
+    ]
+    return Significance(alone, drawn.smallest_p, drawn.kind, len(null), family, *errors)

@@ -22,6 +22,9 @@ class Significance:
         n_draws: number of permutations, sign patterns or resamples; None for a formula.
         p_family: p values corrected by max-T for the family of these tests; None where the test
             has no joint null distribution (use Holm or Benjamini–Hochberg).
+        p_error, family_error: Monte Carlo standard errors of ``p`` and ``p_family``: how far they
+            move with the seed. 0 where all draws that there are were taken; None where it is not
+            known, as of a t test whose variances were given.
     """
 
     p: Float[Tensor, "*test"]
@@ -29,6 +32,8 @@ class Significance:
     kind: str
     n_draws: int | None
     p_family: Float[Tensor, "*test"] | None = None
+    p_error: Float[Tensor, "*test"] | None = None
+    family_error: Float[Tensor, "*test"] | None = None
 
 
 def check_alternative(alternative: str) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repalign.metrics import Metric
 
 
 def _rsa_label(parameters: Mapping[str, Any]) -> str:
@@ -45,3 +48,33 @@ METRIC_LABELS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "mutual-knn": lambda own: f"mutual {own.get('k', 10)} nearest neighbours",
     "cknna": lambda own: f"CKNNA ({own.get('k', 10)} neighbours)",
 }
+UNITS = {"angular-shape": " radians"}  # of those that have one
+
+
+def metric_of(name: str, parameters: Mapping[str, Any]) -> Metric | None:
+    """Return the metric of that name and parameters; None where it is a user's own."""
+    from repalign.metrics import METRICS
+
+    try:
+        found: Metric = METRICS[name](**parameters)
+    except (KeyError, TypeError, ValueError):
+        return None
+    return found
+
+
+def axis_label(name: str, parameters: Mapping[str, Any]) -> str:
+    """Return what an axis of a metric's values is called: its name, then range and direction.
+
+    Example:
+        >>> print(axis_label("angular-shape", {}))
+        angular shape distance
+        0 to 1.571 radians, lower is more similar
+    """
+    make = METRIC_LABELS.get(name)
+    label = make(parameters) if make else name.replace("_", " ")
+    metric = metric_of(name, parameters)
+    if metric is None:
+        return label
+    low, high = (f"{bound:.4g}".replace("-", "−").replace("inf", "∞") for bound in metric.range)
+    side = "higher" if metric.higher_is_more_similar else "lower"
+    return f"{label}\n{low} to {high}{UNITS.get(name, '')}, {side} is more similar"

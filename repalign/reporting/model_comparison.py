@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from repalign.reporting.condition_looks import blank_figure, shown
+from repalign.reporting.condition_looks import LINE, blank_figure, shown
+from repalign.reporting.metric_words import axis_label, metric_of
+from repalign.reporting.model_pairs import BETTER, SAME, WORSE, draw_pairs, matrix_width, p_column
 from repalign.reporting.panels import COLOURS, MARKERS, SMALL
 
 if TYPE_CHECKING:
@@ -16,11 +19,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ROW = 0.21  # inches a model
-CELL = 0.13  # inches a column of the matrix of pairs
 PANEL = 2.3  # inches of values
 LETTER = 0.062
 CEILINGS = (("ceiling_lower", "ceiling_upper"), ("ceiling_low", "ceiling_high"))
-BETTER, WORSE, SAME = "#0072B2", "#E69F00", "#e6e6e6"
 WHERE = ("dataset", "species", "region")
 
 
@@ -30,7 +31,8 @@ def plot_models(
     *,
     alpha: float = 0.05,
     order: str = "value",
-    higher_is_better: bool = True,
+    higher_is_better: bool | None = None,
+    label: str | None = None,
     title: str | None = None,
 ) -> Figure:
     """Draw models as points with intervals, under the noise ceiling, with a matrix of all pairs.
@@ -39,17 +41,21 @@ def plot_models(
     untrained twin is hollow. A star stands beside a model that differs from chance; a triangle
     beside one that differs from the lower noise ceiling, the grey band. In the matrix beside the
     points a cell is blue where the row's model is significantly better than the column's, orange
-    where it is worse, so that it stays readable with 20 models where brackets would not.
+    where it is worse, so that it stays readable with 20 models where brackets would not. The
+    legend names the marks that are drawn, and no others.
 
     Args:
         result: what ``repalign.infer`` returned, or its table: ``name`` (or ``model`` and
             ``layer``), ``value``, and where known ``low``, ``high``, ``species``, ``region``,
-            ``ceiling_lower``, ``ceiling_upper``, ``p_corrected`` or ``p``, ``ceiling_p_corrected``.
+            ``ceiling_lower``, ``ceiling_upper``, ``p_corrected`` or ``p``, ``ceiling_p_corrected``,
+            ``metric`` and ``metric_parameters``.
         pairs: its pairs: ``first``, ``second``, ``difference``, ``p_corrected`` or ``p``, and the
             columns of the region; taken from ``result`` where that has them.
         alpha: level of stars, triangles and cells.
         order: ``value``: the best on average above, or ``given``.
-        higher_is_better: False for values that are distances.
+        higher_is_better: False for values that are distances; None: as the metric is, where the
+            result names it, and True otherwise.
+        label: of the values' axis; None: the metric with its range, where the result names it.
         title: above the panels.
 
     Returns:
@@ -62,8 +68,8 @@ def plot_models(
     Example:
         >>> table = pd.DataFrame({"name": ["a", "b"], "value": [0.3, 0.1], "low": [0.2, 0.0],
         ...                       "high": [0.4, 0.2], "p": [0.01, 0.4]})
-        >>> plot_models(table).axes[0].get_xlabel()
-        'value'
+        >>> plot_models(table.assign(metric="cka")).axes[0].get_xlabel()
+        'CKA (linear, debiased)\\n−1 to 1, higher is more similar'
     """
     table = pd.DataFrame(getattr(result, "table", result)).copy()
     if pairs is None and hasattr(result, "pairs"):
@@ -71,6 +77,12 @@ def plot_models(
     if pairs is not None and pairs.empty:
         pairs = None
     _check(table, pairs, order)
+    metric = _metric(result, table)
+    if higher_is_better is None:
+        found = metric_of(*metric) if metric else None
+        higher_is_better = True if found is None else found.higher_is_more_similar
+    if label is None:
+        label = axis_label(*metric) if metric else "value"
     if "name" not in table:
         table["name"] = [
             " ".join(str(v) for v in row if isinstance(v, str) and v)
@@ -90,13 +102,13 @@ def plot_models(
         ).index
     ]
     looks = _looks(names)
-    matrix = CELL * len(names) + 0.1 if pairs is not None else 0.0
+    matrix = matrix_width(len(names)) if pairs is not None else 0.0
     longest = max(len(shown(name, longest=44)) for name in names)
     width = LETTER * (longest + 4) + len(groups) * (PANEL + matrix + 0.25)
     fig, axes = blank_figure(
         1,
         len(groups) * (1 if pairs is None else 2),
-        height=ROW * len(names) + 1.2 + 0.3 * bool(title),
+        height=ROW * len(names) + 1.2,
         width=width,
         sharey=True,
         gridspec_kw={"width_ratios": [PANEL, *([matrix] if matrix else [])] * len(groups)},
@@ -107,6 +119,7 @@ def plot_models(
     for i, (key, rows) in enumerate(groups):
         ax = grid[i * (1 if pairs is None else 2)]
         _draw_values(ax, rows.set_index("name"), names, looks, alpha)
+        ax.set_xlabel(_wrapped(label, PANEL), fontsize=SMALL)
         datasets = table["dataset"].nunique() if "dataset" in table else 1
         ax.set_title(_head(where, key, rows, with_dataset=datasets > 1), fontsize=SMALL)
         if pairs is not None:
@@ -115,17 +128,36 @@ def plot_models(
                 own = own[own[column] == value] if column in own else own
             sign = 1 if higher_is_better else -1
             own = own.assign(difference=sign * own["difference"])
-            _draw_pairs(grid[2 * i + 1], own, names, alpha)
+            draw_pairs(grid[2 * i + 1], own, names, alpha)
     grid[0].set_yticks(
         range(len(names)),
         [f"{shown(name, longest=44)}  {k + 1}" for k, name in enumerate(names)],
         fontsize=SMALL,
     )
     grid[0].set_ylim(len(names) - 0.4, -0.6)
-    _legend(fig, table, pairs, alpha)
+    _legend(fig, table, alpha)
     if title:
-        fig.suptitle(title, fontsize=10, fontweight="bold")
+        said = _wrapped(shown(title, longest=240), fig.get_figwidth() * SMALL / 12)
+        fig.suptitle(said, fontsize=10, fontweight="bold")
+        fig.set_figheight(fig.get_figheight() + 0.15 + LINE * (1 + said.count("\n")))
     return fig
+
+
+def _metric(result: Any, table: pd.DataFrame) -> tuple[str, Mapping[str, Any]] | None:
+    """The metric's name and parameters, where the result or all rows of the table say one."""
+    settings = getattr(result, "settings", None)
+    if settings:
+        return str(settings["metric"]), settings.get("metric_parameters", {})
+    if "metric" not in table or table["metric"].nunique(dropna=False) != 1:
+        return None
+    parameters = table["metric_parameters"].iloc[0] if "metric_parameters" in table else {}
+    return str(table["metric"].iloc[0]), parameters if isinstance(parameters, Mapping) else {}
+
+
+def _wrapped(text: str, inches: float) -> str:
+    """The text in lines that are no wider than that at print size."""
+    width = max(12, int(inches / LETTER))
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width))
 
 
 def _check(table: pd.DataFrame, pairs: pd.DataFrame | None, order: str) -> None:
@@ -143,11 +175,6 @@ def _check(table: pd.DataFrame, pairs: pd.DataFrame | None, order: str) -> None:
         raise ValueError(f"pairs has no column {missing[0]!r}; expected first, second, difference")
 
 
-def _p(table: pd.DataFrame, prefix: str = "") -> str | None:
-    """The column of p values: the corrected ones where there are any."""
-    return next((prefix + c for c in ("p_corrected", "p") if prefix + c in table), None)
-
-
 def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A family shares colour and marker; its untrained twin is hollow."""
     models = {name: name.split(" ")[0] for name in names}
@@ -160,7 +187,7 @@ def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
         looks[name] = {
             "marker": MARKERS[(k + k // len(COLOURS)) % len(MARKERS)],
             "color": colour,
-            "markerfacecolor": "white" if variant else colour,
+            "markerfacecolor": "white" if variant.split(":")[0] == "random" else colour,
             "markersize": 5,
         }
     return looks
@@ -177,7 +204,7 @@ def _head(where: Sequence[str], key: Any, rows: pd.DataFrame, *, with_dataset: b
     lines = [whose] * bool(whose) + [", ".join(facts)] * bool(facts)
     if with_dataset and "dataset" in values:
         lines.append(str(values["dataset"]))
-    return "\n".join(lines)
+    return _wrapped("\n".join(shown(line) for line in lines), PANEL)
 
 
 def _ceiling(rows: pd.DataFrame) -> tuple[float, float] | None:
@@ -198,10 +225,13 @@ def _draw_values(
     if ceiling is not None:
         ax.axvspan(*ceiling, facecolor="#dcdcdc", edgecolor="#8c8c8c", linewidth=0.8, gid="ceiling")
     ax.axvline(0, color="#404040", linewidth=0.7, gid="zero")
-    chance, below = _p(rows), _p(rows, "ceiling_")
+    chance, below = p_column(rows), p_column(rows, "ceiling_")
     for y, name in enumerate(names):
         if not rows["value"].reindex([name]).notna().all():
-            ax.text(0.01, y, "not computed", fontsize=SMALL - 1, va="center", color="#595959")
+            ax.text(
+                0.02, y, "not computed", transform=ax.get_yaxis_transform(), fontsize=SMALL - 1,
+                va="center", color="#595959",
+            )  # fmt: skip
             continue
         row: Any = rows.loc[name]
         look = looks[name]
@@ -210,80 +240,60 @@ def _draw_values(
             right = float(row["high"])
             ax.hlines(y, row["low"], right, color=look["color"], linewidth=1.3, gid="interval")
         ax.plot(row["value"], y, linestyle="none", zorder=4, gid=f"model:{name}", **look)
-        marks = "*" * bool(chance and row[chance] <= alpha)
+        marks = "*" * bool(chance and pd.notna(row[chance]) and row[chance] <= alpha)
         marks += "▾" * bool(below and pd.notna(row[below]) and row[below] <= alpha)
         ax.annotate(
             marks, (right, y), (3, 0), textcoords="offset points", va="center", fontsize=SMALL,
             gid=f"marks:{name}",
         )  # fmt: skip
-    ax.set_xlabel("value", fontsize=SMALL)
     ax.tick_params(length=2)
     ax.margins(x=0.1)
     ax.grid(axis="y", color="#f0f0f0", linewidth=0.7)
     ax.set_axisbelow(True)
 
 
-def _draw_pairs(ax: Axes, pairs: pd.DataFrame, names: Sequence[str], alpha: float) -> None:
-    """A square a pair: blue where the row's model is better, orange where it is worse."""
-    place = {name: k for k, name in enumerate(names)}
-    p = _p(pairs)
-    cells: dict[str, list[tuple[int, int]]] = {BETTER: [], WORSE: [], SAME: []}
-    for row in pairs.to_dict("records"):
-        i, j = place[str(row["first"])], place[str(row["second"])]
-        sure = p is not None and pd.notna(row[p]) and row[p] <= alpha
-        first, second = (BETTER, WORSE) if row["difference"] > 0 else (WORSE, BETTER)
-        cells[first if sure else SAME].append((i, j))
-        cells[second if sure else SAME].append((j, i))
-    size = (0.8 * 72 * CELL) ** 2
-    for colour, where in cells.items():
-        ax.scatter(
-            [j for _, j in where], [i for i, _ in where], s=size if colour != SAME else size / 6,
-            marker="s", color=colour, linewidths=0, gid=f"pairs:{colour}",
-        )  # fmt: skip
-    every = 1 if len(names) <= 10 else 5
-    ax.set_xticks(
-        [k for k in range(len(names)) if k % every == 0 or k == len(names) - 1],
-        [str(k + 1) for k in range(len(names)) if k % every == 0 or k == len(names) - 1],
-        fontsize=SMALL - 1,
-    )
-    ax.set_xlim(-0.8, len(names) - 0.2)
-    ax.set_xlabel("against model", fontsize=SMALL)
-    ax.tick_params(axis="y", left=False, labelleft=False)
-    ax.tick_params(axis="x", length=2)
-    ax.spines[["top", "right", "left", "bottom"]].set_visible(False)
-
-
-def _legend(fig: Figure, table: pd.DataFrame, pairs: pd.DataFrame | None, alpha: float) -> None:
+def _legend(fig: Figure, table: pd.DataFrame, alpha: float) -> None:
+    """Name the marks that stand in the figure below it, and make it wide enough for their names."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
-    def mark(symbol: str) -> Line2D:
-        return Line2D([], [], linestyle="none", marker=symbol, color="#000000", markersize=6)
+    drawn = {str(artist.get_gid()) for ax in fig.axes for artist in ax.get_children()}
+    marks = "".join(text.get_text() for ax in fig.axes for text in ax.texts if text.get_gid())
+    hollow = any(line.get_markerfacecolor() == "white" for ax in fig.axes for line in ax.lines)
+
+    def mark(symbol: str, **look: Any) -> Line2D:
+        style = {"color": "#000000", "markersize": 6, **look}
+        return Line2D([], [], linestyle="none", marker=symbol, **style)
 
     entries: list[tuple[Any, str]] = []
-    corrected = "corrected " if "p_corrected" in table else ""
-    if _ceiling(table.iloc[:1]) is not None or any("ceiling" in str(c) for c in table):
+    if "ceiling" in drawn:
         known = [c for c in ("ceiling_lower", "ceiling_low") if c in table]
         kinds = table.dropna(subset=known).get("ceiling_kind", pd.Series(dtype=str)).tolist()
-        named = f" ({kinds[0]})" if kinds else ""
+        named = f" ({shown(kinds[0])})" if kinds else ""
         entries.append((Patch(facecolor="#dcdcdc", edgecolor="#8c8c8c"), f"noise ceiling{named}"))
-    if "low" in table:
+    if "interval" in drawn:
         entries.append((Line2D([], [], color="#404040", linewidth=1.3), "confidence interval"))
-    if _p(table):
-        entries.append((mark("$*$"), f"not chance, {corrected}p ≤ {alpha:g}"))
-    if _p(table, "ceiling_"):
-        entries.append((mark("v"), f"not the lower ceiling, {corrected}p ≤ {alpha:g}"))
-    if any("@" in str(name) for name in table["name"]):
-        hollow = Line2D(
-            [], [], linestyle="none", marker="o", color="#404040", markerfacecolor="white"
-        )
-        entries.append((hollow, "untrained"))
-    if pairs is not None:
-        for colour, word in ((BETTER, "better"), (WORSE, "worse")):
-            entries.append((Patch(color=colour), f"row's model {word} than the column's"))
+    for symbol, letter, what, prefix in (
+        ("$*$", "*", "chance", ""),
+        ("v", "▾", "the lower ceiling", "ceiling_"),
+    ):
+        if letter in marks:
+            corrected = "corrected " if p_column(table, prefix) == f"{prefix}p_corrected" else ""
+            entries.append((mark(symbol), f"not {what}, {corrected}p ≤ {alpha:g}"))
+    if hollow:
+        entries.append((mark("o", color="#404040", markerfacecolor="white"), "untrained"))
+    for colour, said, size in (
+        (BETTER, "row's model better than the column's", 6),
+        (WORSE, "row's model worse than the column's", 6),
+        (SAME, "not told apart", 3),
+    ):
+        if f"pairs:{colour}" in drawn:
+            square = mark("s", color=colour, markersize=size, markeredgewidth=0)
+            entries.append((square, said))
     if entries:
-        longest = max(len(label) for _, label in entries)
-        columns = max(1, min(len(entries), int(fig.get_figwidth() / (LETTER * longest + 0.5))))
+        column = LETTER * max(len(label) for _, label in entries) + 0.5
+        fig.set_figwidth(max(fig.get_figwidth(), column + 0.2))
+        columns = max(1, min(len(entries), int(fig.get_figwidth() / column)))
         fig.set_figheight(fig.get_figheight() + 0.17 * math.ceil(len(entries) / columns))
         fig.legend(
             [handle for handle, _ in entries], [label for _, label in entries],

@@ -42,6 +42,7 @@ COMPUTING = (  # what a value depends on, beside the content of stores
     "populations.py",
     "recording.py",
     "recording_ceilings.py",
+    "missing_pairs.py",
     "scoring.py",
 )
 
