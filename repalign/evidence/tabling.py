@@ -14,21 +14,14 @@ from repalign.evidence.materials import Region
 from repalign.evidence.plans import Plan
 from repalign.evidence.resampled import Scored, known
 from repalign.evidence.testing import Tested, pair_indices
+from repalign.evidence.verdicts import corrected, verdict
 from repalign.inference import (
-    CORRECTIONS,
     Interval,
     bca_intervals,
     percentile_intervals,
     t_intervals,
 )
 from repalign.metrics import Metric
-
-HYPOTHESES = {  # what each test asks
-    "chance": "differs from chance",
-    "labels": "related to the stimuli's labels",
-    "ceiling": "differs from the lower noise ceiling",
-    "pairs": "two models differ",
-}
 
 
 @dataclass(frozen=True)
@@ -181,50 +174,6 @@ def _ceiling_interval(
     return known(found.low), known(found.high)
 
 
-def corrected(families: Sequence[Tested], plan: Plan) -> tuple[list[Tensor], float]:
-    """Corrected p values of one hypothesis in all regions, and the least there can be."""
-    if not families:
-        return [], 1.0
-    flat = [one.significance.p.flatten().double() for one in families]
-    everything = torch.cat(flat)
-    least = min(one.significance.smallest_p for one in families)
-    if plan.correction == "none":
-        return flat, least
-    if plan.correction == "max-t":  # joint within a region, Bonferroni over regions
-        k = len(families)
-        joint = [one.significance.p_family for one in families]
-        if any(p is None for p in joint):
-            raise AssertionError("the plan was checked: this test has a joint null")
-        return [(k * p.flatten()).clamp(max=1) for p in joint if p is not None], min(1, k * least)
-    adjusted = CORRECTIONS[plan.correction](everything)
-    sizes = [len(p) for p in flat]
-    if plan.correction == "holm":
-        least = min(1.0, least * len(everything))
-    return list(torch.split(adjusted, sizes)), least
-
-
-def _verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:
-    if least > plan.alpha:
-        return (
-            f"{HYPOTHESES[hypothesis]}: cannot be significant, since no corrected p is below"
-            f" {least:.3g} with {n} {'subjects' if plan.over != 'stimuli' else 'stimuli'}"
-        )
-    if p > plan.alpha:
-        return {
-            "chance": "not told from chance",
-            "labels": "no relation shown",
-            "ceiling": "not told from the lower ceiling",
-            "pairs": "not told apart",
-        }[hypothesis]
-    up = effect > 0
-    return {
-        "chance": "above chance" if up else "below chance",
-        "labels": "related" if up else "related, inversely",
-        "ceiling": "above the lower ceiling" if up else "below the ceiling",
-        "pairs": "first" if up else "second",
-    }[hypothesis]
-
-
 def _tests(
     found: Sequence[RegionFound], models: Sequence[Named], plan: Plan
 ) -> list[dict[str, Any]]:
@@ -245,7 +194,7 @@ def _tests(
                         "hypothesis": hypothesis,
                         "effect": effect,
                         **_p_columns(test, p, float(p_corrected[i])),
-                        "verdict": _verdict(
+                        "verdict": verdict(
                             hypothesis, effect, float(p_corrected[i]), least, plan, n
                         ),
                     }
@@ -288,7 +237,7 @@ def _pairs(
         for i, (a, b) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
             p = float(p_corrected[i])
             better = float(test.effects[i]) * (1 if metric.higher_is_more_similar else -1)
-            said = _verdict("pairs", better, p, least, plan, _units(one, plan))
+            said = verdict("pairs", better, p, least, plan, _units(one, plan))
             winner = {"first": models[a].name, "second": models[b].name}.get(said)
             rows.append(
                 {
