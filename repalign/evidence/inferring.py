@@ -12,6 +12,7 @@ import torch
 from repalign import __version__
 from repalign.choices import as_metric
 from repalign.evidence.chunks import number_of_workers, one_thread_each
+from repalign.evidence.cka_resamples import score_cka
 from repalign.evidence.claims import claim_of, warn_of_fixed_stimuli
 from repalign.evidence.materials import (
     Candidate,
@@ -33,9 +34,10 @@ from repalign.evidence.plans import (
     chosen_method,
     kind_of,
 )
+from repalign.evidence.predictivity_resamples import score_predictivity
 from repalign.evidence.resampled import Scored
 from repalign.evidence.rsa_resamples import grouped, score_fitted_rsa, score_rsa
-from repalign.evidence.score_resamples import score_cka, score_others, score_predictivity
+from repalign.evidence.score_resamples import score_others
 from repalign.evidence.tabling import Named, RegionFound, make_tables
 from repalign.evidence.testing import run_tests
 from repalign.inference.draws import Over

@@ -14,21 +14,14 @@ from repalign.evidence.materials import Region
 from repalign.evidence.plans import Plan
 from repalign.evidence.resampled import Scored, known
 from repalign.evidence.testing import Tested, pair_indices
+from repalign.evidence.verdicts import corrected, verdict
 from repalign.inference import (
-    CORRECTIONS,
     Interval,
     bca_intervals,
     percentile_intervals,
     t_intervals,
 )
 from repalign.metrics import Metric
-
-HYPOTHESES = {  # what each test asks
-    "chance": "differs from chance",
-    "labels": "related to the stimuli's labels",
-    "ceiling": "differs from the lower noise ceiling",
-    "pairs": "two models differ",
-}
 
 
 @dataclass(frozen=True)
@@ -182,80 +175,6 @@ def _ceiling_interval(
     return known(found.low), known(found.high)
 
 
-@dataclass(frozen=True)
-class Corrected:
-    """Corrected p values of one region's tests of a hypothesis, with Monte Carlo errors of both."""
-
-    p: Tensor
-    p_error: Tensor
-    p_corrected: Tensor
-    p_corrected_error: Tensor
-
-    def of(self, i: int) -> dict[str, float]:
-        """The numbers of one test, by column."""
-        return {name: float(values[i]) for name, values in vars(self).items()}
-
-
-def corrected(families: Sequence[Tested], plan: Plan) -> tuple[list[Corrected], float]:
-    """Corrected p values of one hypothesis in all regions, and the least there can be.
-
-    The error of a corrected p is half the way that it goes if all p move by theirs, down and up.
-    """
-    if not families:
-        return [], 1.0
-    found = [one.significance for one in families]
-    sizes = [one.p.numel() for one in found]
-    p, error = (torch.cat([_flat(getattr(one, name)) for one in found]) for name in P_AND_ERROR)
-    least = min(one.smallest_p for one in found)
-    if plan.correction == "none":
-        adjusted, moved = p, error
-    elif plan.correction == "max-t":  # joint within a region, Bonferroni over regions
-        joint, own = (
-            len(found) * torch.cat([_flat(getattr(one, name)) for one in found])
-            for name in ("p_family", "family_error")
-        )
-        adjusted, moved, least = joint.clamp(max=1), own, min(1, len(found) * least)
-    else:
-        correct = CORRECTIONS[plan.correction]
-        tiny = torch.finfo(p.dtype).tiny
-        ends = [correct((p + sign * error).clamp(min=tiny, max=1)) for sign in (-1, 1)]
-        adjusted, moved = correct(p), (ends[1] - ends[0]) / 2
-        least = min(1.0, least * len(p)) if plan.correction == "holm" else least
-    columns = (torch.split(one, sizes) for one in (p, error, adjusted, moved))
-    return [Corrected(*one) for one in zip(*columns, strict=True)], least
-
-
-P_AND_ERROR = ("p", "p_error")
-
-
-def _flat(values: Tensor | None) -> Tensor:
-    if values is None:
-        raise AssertionError("the plan was checked: this test has a joint null, and an error")
-    return values.flatten().double()
-
-
-def _verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:
-    if least > plan.alpha:
-        return (
-            f"{HYPOTHESES[hypothesis]}: cannot be significant, since no corrected p is below"
-            f" {least:.3g} with {n} {'subjects' if plan.over != 'stimuli' else 'stimuli'}"
-        )
-    if p > plan.alpha:
-        return {
-            "chance": "not told from chance",
-            "labels": "no relation shown",
-            "ceiling": "not told from the lower ceiling",
-            "pairs": "not told apart",
-        }[hypothesis]
-    up = effect > 0
-    return {
-        "chance": "above chance" if up else "below chance",
-        "labels": "related" if up else "related, inversely",
-        "ceiling": "above the lower ceiling" if up else "below the ceiling",
-        "pairs": "first" if up else "second",
-    }[hypothesis]
-
-
 def _tests(
     found: Sequence[RegionFound], models: Sequence[Named], plan: Plan
 ) -> list[dict[str, Any]]:
@@ -277,7 +196,7 @@ def _tests(
                         "effect": effect,
                         **own,
                         **_how(test),
-                        "verdict": _verdict(hypothesis, effect, own["p_corrected"], least, plan, n),
+                        "verdict": verdict(hypothesis, effect, own["p_corrected"], least, plan, n),
                     }
                 )
     return rows
@@ -316,7 +235,7 @@ def _pairs(
         for i, (a, b) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
             own = numbers.of(i)
             better = float(test.effects[i]) * (1 if metric.higher_is_more_similar else -1)
-            said = _verdict("pairs", better, own["p_corrected"], least, plan, _units(one, plan))
+            said = verdict("pairs", better, own["p_corrected"], least, plan, _units(one, plan))
             winner = {"first": models[a].name, "second": models[b].name}.get(said)
             rows.append(
                 {
