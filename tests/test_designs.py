@@ -12,7 +12,7 @@ import torch
 import repalign as ra
 from repalign.designs import Components, estimate_components, power
 from repalign.designs.pilot_components import kernels_of
-from repalign.designs.power_grid import wilson_interval
+from repalign.designs.power_intervals import power_interval, wilson_interval
 from repalign.designs.simulated_designs import TESTS, Design, simulate_design
 from repalign.metrics import compare_rdms, rdm
 from repalign.metrics.pairs import square_form
@@ -131,6 +131,74 @@ def test_predicted_power_is_the_rejection_rate_in_fresh_simulations():
             hits += TESTS["subjects"][1](*data, "corr", 200, seed)[1] <= 0.05
         assert abs(found.power - hits / 500) < 0.08  # .05, and what 500 data sets leave open
         assert 0.1 < found.power < 0.9
+
+
+def test_the_interval_holds_what_the_pilot_leaves_open_of_the_effect():
+    rdms, layers = pilot_of(40, 8, 1, 20, 2.0)
+    layers[0] = 0.5 * layers[0] + 0.5 * layers.mean(0)
+    given = {"n_stimuli": [20], "n_subjects": [10], "test": "subjects", "n_simulations": 100}
+    found = power(rdms, layers, **given)
+    one = found.designs[0]
+    alone = power(found.components, layers, **given)
+    assert alone.designs[0].power == one.power
+    k = round(100 * one.power)
+    assert (alone.designs[0].low, alone.designs[0].high) == wilson_interval(k, 100)
+    assert np.isnan(alone.pilot_reach)
+    assert one.low <= alone.designs[0].low
+    assert one.high >= alone.designs[0].high
+    assert one.high - one.low > 1.2 * (alone.designs[0].high - alone.designs[0].low)
+    # the interval of the difference is that of infer
+    table = ra.infer(
+        make_rdm_recording(
+            square_form(rdms[:, 0]).numpy(), stimulus_id=[f"i{k}" for k in range(40)],
+            subject=[f"s{k}" for k in range(8)], species="human", region="IT",
+        ),
+        {
+            name: make_rdm_recording(
+                square_form(layer)[None].numpy(), stimulus_id=[f"i{k}" for k in range(40)],
+                subject=["s"], species="network", region="x",
+            )
+            for name, layer in zip("ab", layers, strict=True)
+        },
+        ra.RSA(rdm="euclidean", comparator="corr"), over="both", n_resamples=200,
+    ).pairs.iloc[0]  # fmt: skip
+    assert found.pilot_difference == pytest.approx(table["difference"], abs=1e-9)
+    assert found.pilot_reach == pytest.approx((table["high"] - table["low"]) / 2, rel=1e-6)
+
+
+def test_power_is_read_at_both_ends_of_the_pilots_interval():
+    effects = torch.linspace(1.0, 3.0, 200, dtype=torch.float64)
+
+    def p_of(effect):
+        return lambda shifts: torch.where(effect + shifts > 2, 0.01, 0.5)
+
+    tests = [p_of(effect) for effect in effects]
+    low, high = wilson_interval(100, 200)
+    assert power_interval(tests, effects, alpha=0.05, pilot=None) == pytest.approx((low, high))
+    # m/d is 1/2: shifts of up to ±.4 turn a fifth of the data sets
+    found = power_interval(tests, effects, alpha=0.05, pilot=(4.0, 0.8))
+    expected = 0.5 - np.hypot(0.2, 0.5 - low), 0.5 + np.hypot(0.2, high - 0.5)
+    assert found == pytest.approx(expected, abs=0.006)
+    assert power_interval(tests, effects, alpha=0.05, pilot=(4.0, 80.0)) == (0.0, 1.0)
+    assert power_interval(tests, effects, alpha=0.05, pilot=(0.0, 80.0)) == (0.0, 1.0)
+
+
+@pytest.mark.slow
+def test_intervals_of_small_pilots_hold_the_rate_in_fresh_data():
+    """20 pilots: of a coverage of .95, fewer than 15 hits come by once in ten thousand."""
+    script = runpy.run_path(str(CHECK))
+    truth = script["Truth"]("Gaussian")
+    design = (24, 10, 1)
+    rate = script["rejection_rate"](truth, "subjects", design, 300)
+    hits = 0
+    for seed in range(20):
+        layers, pilot = truth.pilot((40, 8, 2), seed)
+        found = power(
+            pilot, layers, n_stimuli=[24], n_subjects=[10], test="subjects", n_simulations=100,
+            n_resamples=100,
+        ).designs[0]  # fmt: skip
+        hits += found.low <= rate <= found.high
+    assert hits >= 15
 
 
 def test_power_of_layers_that_are_equally_good_is_alpha():

@@ -210,8 +210,9 @@ def power(
     rows = [{**row, "layers": list(found)} for row in result.rows()]
     if not as_json:
         print(
-            f"{' less '.join(found)}: {result.pilot_difference:.3f} in the pilot by {comparator},"
-            f" all its sessions averaged; below, what a design finds on average. {result.claim}",
+            f"{' less '.join(found)}: {result.pilot_difference:.3f} ± {result.pilot_reach:.3f}"
+            f" (95 %, over stimuli and subjects) in the pilot by {comparator}, all its sessions"
+            f" averaged; below, what a design finds on average. {result.claim}",
             file=sys.stderr,
         )
         for row in rows:

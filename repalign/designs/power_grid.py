@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from scipy.stats import norm
 
-from repalign.designs.pilot_components import Components, estimate_components
+from repalign.designs.pilot_components import Components, as_sessions, estimate_components
+from repalign.designs.power_intervals import pilot_effect, power_interval
 from repalign.designs.simulated_designs import TESTS, Design, simulate_design, smallest_p
-from repalign.metrics import compare_rdms
 from repalign.metrics.calls import Array, as_tensor
 from repalign.metrics.comparators import check_choice
 from repalign.metrics.pairs import as_condensed
@@ -34,7 +33,8 @@ class DesignPower:
     Args:
         n_stimuli, n_subjects, repetitions: the design.
         power: share of simulated data sets in which the layers differ significantly.
-        low, high: Wilson interval of that share, for the number of simulations.
+        low, high: 95 % interval of the power: of the number of simulations, and of the effect in
+            the pilot, which is an estimate.
         mean_difference: mean over simulations of the first layer's value less the second's.
         n_simulations: how many.
     """
@@ -59,6 +59,8 @@ class Power:
         alpha: level of the test.
         comparator: of RDMs.
         pilot_difference: the layers' difference in the pilot itself.
+        pilot_reach: half its 95 % interval, over new stimuli and new subjects; NaN where
+            components were given, whose effect is then taken as it is.
         components: what was estimated from the pilot.
         n_resamples, seed: of the simulations.
         smallest_p: the least that the test can return, a number of subjects.
@@ -70,6 +72,7 @@ class Power:
     alpha: float
     comparator: str
     pilot_difference: float
+    pilot_reach: float
     components: Components = field(repr=False)
     n_resamples: int
     seed: int
@@ -157,16 +160,18 @@ def power(
         progress: show a progress bar on stderr.
 
     Returns:
-        A `Power`: one row a design, with the Monte Carlo interval of its power.
+        A `Power`: one row a design, with the interval of its power.
 
     Raises:
         ValueError: a pilot of fewer than 2 subjects or with NaN, repetitions that it cannot tell,
             designs too small to test, or unknown names.
 
     Note:
-        The interval is that of the simulation. What a small pilot leaves open is not in it: an
-        effect that the pilot overestimates is overestimated here. Signal and noise are taken to
-        fill the same number of directions, and stimuli to be like the pilot's.
+        The interval holds the error of the simulation, and what the pilot leaves open of the
+        layers' difference: power is read at both ends of the difference's interval, over new
+        stimuli and new subjects. How subjects differ and how noisy a session is are taken as
+        estimated, signal and noise to fill the same number of directions, stimuli to be like the
+        pilot's; a difference that was picked because it is large is overestimated.
 
     Example:
         >>> draw = torch.Generator().manual_seed(0)
@@ -195,34 +200,33 @@ def power(
         as_tensor(layers, name="layers").detach().double().cpu(), name="layers", batch_dims=1
     )
     components = pilot if isinstance(pilot, Components) else estimate_components(pilot, models)
-    difference = float("nan")
+    measured = None
     if not isinstance(pilot, Components):
-        from repalign.designs.pilot_components import as_sessions
-
-        values = compare_rdms(
-            models[:, None], as_sessions(pilot).mean(1)[None], method=comparator, batch_dims=2
-        ).mean(1)
-        difference = float(values[0] - values[1])
+        averaged = as_sessions(pilot).mean(1)
+        measured = pilot_effect(
+            models, averaged, comparator=comparator, n_resamples=n_resamples, seed=seed
+        )
+    difference, reach = measured or (float("nan"), float("nan"))
     grid = [Design(*one) for one in product(n_stimuli, n_subjects, repetitions)]
     _check_grid(grid, components)
     claim, run = TESTS[test]
     found = []
     for design in track(grid, "power", show=progress):
-        effects, p = [], []
+        effects, p, shifted = [], [], []
         for number in range(n_simulations):
             words = [seed, design.n_stimuli, design.n_subjects, design.repetitions, number]
             state = int(np.random.SeedSequence(words).generate_state(1)[0])
             generator = torch.Generator().manual_seed(state)
             data = simulate_design(components, models, design, generator)
-            effect, value = run(*data, comparator, n_resamples, state)
+            effect, value, p_of = run(*data, comparator, n_resamples, state)
             effects.append(effect)
             p.append(value)
-        k = int((np.array(p) <= alpha).sum())
-        low, high = wilson_interval(k, n_simulations)
+            shifted.append(p_of)
+        low, high = power_interval(shifted, torch.tensor(effects), alpha=alpha, pilot=measured)
         found.append(
             DesignPower(
                 **vars(design),
-                power=k / n_simulations,
+                power=float((np.array(p) <= alpha).mean()),
                 low=low,
                 high=high,
                 mean_difference=float(np.mean(effects)),
@@ -236,24 +240,12 @@ def power(
         alpha=alpha,
         comparator=comparator,
         pilot_difference=difference,
+        pilot_reach=reach,
         components=components,
         n_resamples=n_resamples,
         seed=seed,
         smallest_p={n: smallest_p(test, n, n_resamples) for n in n_subjects},
     )
-
-
-def wilson_interval(k: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson interval of a share of k in n.
-
-    Reference:
-        Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
-    """
-    z = float(norm.ppf((1 + confidence) / 2))
-    share, spread = k / n, z**2 / n
-    middle = (share + spread / 2) / (1 + spread)
-    reach = z / (1 + spread) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def _check_grid(grid: Sequence[Design], components: Components) -> None:

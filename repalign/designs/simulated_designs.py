@@ -71,18 +71,26 @@ def simulate_design(
     )
 
 
+Shifted = Callable[[Tensor], Tensor]  # p values, had the effect been larger by so much
+Found = tuple[float, float, Shifted]  # effect, p, and p of shifted effects
+
+
 def _subjects(
     layers: Tensor, subjects: Tensor, comparator: str, n_resamples: int, seed: int
-) -> tuple[float, float]:
+) -> Found:
     values = compare_rdms(layers[:, None], subjects[None], method=comparator, batch_dims=2)
     difference = values[0] - values[1]
-    found = sign_flip_test(difference, n_flips=max(LEAST_FLIPS, n_resamples), seed=seed)
-    return float(difference.mean()), float(found.p)
+
+    def p_of(shifts: Tensor) -> Tensor:
+        shifted = difference[:, None] + shifts
+        return sign_flip_test(shifted, n_flips=max(LEAST_FLIPS, n_resamples), seed=seed).p
+
+    return float(difference.mean()), float(p_of(torch.zeros(1))), p_of
 
 
 def _stimuli(
     layers: Tensor, subjects: Tensor, comparator: str, n_resamples: int, seed: int
-) -> tuple[float, float]:
+) -> Found:
     n = _n_stimuli(layers)
     draws = bootstrap_draws(n, len(subjects), over="stimuli", n_resamples=n_resamples, seed=seed)
     values = evaluate_resamples(layers, subjects, draws, comparator=comparator, ceilings=True)
@@ -92,7 +100,7 @@ def _stimuli(
 
 def _two_factor(
     layers: Tensor, subjects: Tensor, comparator: str, n_resamples: int, seed: int
-) -> tuple[float, float]:
+) -> Found:
     draws = bootstrap_draws(_n_stimuli(layers), len(subjects), n_resamples=n_resamples, seed=seed)
     values = evaluate_dual(layers, subjects, draws, comparator=comparator)
     spread = two_factor_variances(values, draws)
@@ -101,17 +109,21 @@ def _two_factor(
 
 def _by_t(
     layers: Tensor, subjects: Tensor, comparator: str, variance: Tensor, freedom: int
-) -> tuple[float, float]:
+) -> Found:
     values = compare_rdms(layers[:, None], subjects[None], method=comparator, batch_dims=2)
     effect = (values[0] - values[1]).mean()
-    return float(effect), float(t_test(effect, variance, degrees_of_freedom=freedom).p)
+
+    def p_of(shifts: Tensor) -> Tensor:
+        return t_test(effect + shifts, variance.expand(len(shifts)), degrees_of_freedom=freedom).p
+
+    return float(effect), float(p_of(torch.zeros(1))), p_of
 
 
 def _n_stimuli(rdms: Int[Tensor, "rdm pair"]) -> int:
     return square_form(rdms[0]).shape[0]
 
 
-DesignTest = Callable[[Tensor, Tensor, str, int, int], tuple[float, float]]
+DesignTest = Callable[[Tensor, Tensor, str, int, int], Found]
 TESTS: dict[str, tuple[str, DesignTest]] = {
     "two-factor": ("new stimuli and new subjects: t test, two-factor bootstrap", _two_factor),
     "stimuli": ("new stimuli, the same subjects: t test, bootstrap over stimuli", _stimuli),

@@ -18,8 +18,8 @@ WANTED = 0.8
 def power_curves(found: Power) -> Figure:
     """Draw power against the number of stimuli: a line a number of subjects, a panel a repetition.
 
-    Bars are Wilson intervals of the simulation, the dashed line a power of .8. A number of subjects
-    with which the test cannot be significant is named so.
+    Bars are 95 % intervals, with what the pilot leaves open of the effect, the dashed line a power
+    of .8. A number of subjects with which the test cannot be significant is named so.
 
     Example:
         >>> save_figure(power_curves(power(pilot, layers, ...)), "power.pdf")  # doctest: +SKIP

@@ -1,11 +1,12 @@
 """Predicted power beside the rejection rate in fresh simulations that know nothing of the tool.
 
-python scripts/bench/power_check.py [--small] [--write]
+python scripts/bench/power_check.py [--small] [--coverage] [--write]
 
 The truth is a population of units that mix latent features of stimuli; its RDMs are computed from
 responses. A pilot is drawn from it, power is predicted from that pilot alone, and data sets of each
-design are then drawn from the truth, with new stimuli, and tested. --write puts the table into
-docs/power.md.
+design are then drawn from the truth, with new stimuli, and tested. With --coverage pilots are small
+and many, and it is counted how often the interval of the power holds the rate in fresh data.
+--write puts the table into docs/power.md.
 """
 
 import sys
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from repalign.designs import power
+from repalign.designs.power_intervals import wilson_interval
 from repalign.designs.simulated_designs import TESTS
 from repalign.metrics import rdm
 
@@ -27,7 +29,11 @@ PILOT = (600, 30, 2)  # stimuli, subjects, sessions: large, so that its own erro
 DESIGNS = [(16, 8, 1), (16, 16, 1), (40, 8, 1), (40, 16, 1), (16, 8, 3), (40, 16, 3)]
 NOISE = 1.2
 PAGE = Path(__file__).parents[2] / "docs" / "power.md"
-BEGIN, END = "<!-- begin: power_check -->", "<!-- end: power_check -->"
+COVERAGE = "--coverage" in sys.argv
+SMALL_PILOTS = [(60, 10, 2), (300, 20, 1)]
+DESIGN = (40, 16, 1)
+SIMULATED = 100  # data sets a pilot
+PILOTS = 5 if SMALL else 40
 
 
 def normal(draw: torch.Generator, *shape: int) -> Tensor:
@@ -106,14 +112,75 @@ def predicted(
     ]  # fmt: skip
 
 
+def covered(truth: Truth, test: str, pilot: tuple[int, int, int], rate: float) -> str:
+    """Return cells: intervals that hold the rate, simulations' own that do, width, and errors."""
+    n, subjects, sessions = DESIGN
+    hits = alone = 0
+    widths, errors = [], []
+    for seed in range(PILOTS):
+        layers, rdms = truth.pilot(pilot, seed)
+        given = {"n_stimuli": [n], "n_subjects": [subjects], "repetitions": [sessions]}
+        found = power(
+            rdms, layers, **given, test=test, n_simulations=SIMULATED, n_resamples=100, seed=seed
+        ).designs[0]
+        low, high = wilson_interval(round(SIMULATED * found.power), SIMULATED)
+        hits += found.low <= rate <= found.high
+        alone += low <= rate <= high
+        widths.append(found.high - found.low)
+        errors.append(found.power - rate)
+    mean, spread = sum(errors) / PILOTS, (sum(e**2 for e in errors) / PILOTS) ** 0.5
+    return (
+        f"{hits / PILOTS:.2f} | {alone / PILOTS:.2f} | {sum(widths) / PILOTS:.2f} | {mean:+.2f} |"
+        f" {spread:.2f}"
+    )
+
+
+def coverage() -> tuple[list[str], str]:
+    """Return a table of how often intervals hold the rate in fresh data, and a sentence."""
+    design = " × ".join(map(str, DESIGN))
+    lines = [
+        f"| test | pilot (stimuli × subjects × sessions) | fresh data, {design} | intervals that hold"
+        " it | without the pilot's part | mean width | mean error | root mean square error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    print("\n".join(lines))
+    truth = Truth("Gaussian")
+    for test in ("subjects", "two-factor"):
+        rate = rejection_rate(truth, test, DESIGN, SIMULATIONS)
+        for pilot in SMALL_PILOTS:
+            size = " × ".join(map(str, pilot))
+            lines.append(f"| {test} | {size} | {rate:.2f} | {covered(truth, test, pilot, rate)} |")
+            print(lines[-1], flush=True)
+    error = (0.05 * 0.95 / PILOTS) ** 0.5
+    said = (
+        f"{PILOTS} pilots a row, so that a coverage of .95 has a standard error of {error:.2f};"
+        f" rates in fresh data are of {SIMULATIONS} data sets."
+    )
+    return lines, said
+
+
 def main() -> None:
+    begin = time.perf_counter()
+    lines, said = coverage() if COVERAGE else comparison()
+    print(f"\n{said} {time.perf_counter() - begin:.0f} s")
+    if "--write" in sys.argv:
+        name = "power_coverage" if COVERAGE else "power_check"
+        first, last = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+        text = PAGE.read_text(encoding="utf-8")
+        head, rest = text.split(first)
+        table = "\n".join([first, "", *lines, "", said, ""])
+        PAGE.write_text(head + table + last + rest.split(last)[1], encoding="utf-8")
+
+
+def comparison() -> tuple[list[str], str]:
+    """Return the table of predictions beside fresh data, and how far they are apart."""
     lines = [
         "| stimuli | test | design (stimuli × subjects × sessions) | fresh data | predicted, "
         f"pilot of {' × '.join(map(str, PILOT))} | difference |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
     print("\n".join(lines))
-    worst, begin = 0.0, time.perf_counter()
+    worst = 0.0
     for kind in ("Gaussian", "categories"):
         truth = Truth(kind)
         for test in ("subjects", "two-factor"):
@@ -130,12 +197,7 @@ def main() -> None:
         f"Largest difference {worst:.2f}, with {SIMULATIONS} data sets on either side, whose"
         f" difference has a standard error of up to {(0.5 / SIMULATIONS) ** 0.5:.3f}."
     )
-    print(f"\n{said} {time.perf_counter() - begin:.0f} s")
-    if "--write" in sys.argv:
-        text = PAGE.read_text(encoding="utf-8")
-        head, rest = text.split(BEGIN)
-        table = "\n".join([BEGIN, "", *lines, "", said, ""])
-        PAGE.write_text(head + table + END + rest.split(END)[1], encoding="utf-8")
+    return lines, said
 
 
 if __name__ == "__main__":
