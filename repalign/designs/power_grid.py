@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from scipy.stats import norm
 
-from repalign.designs.pilot_components import Components, estimate_components
+from repalign.choices import as_whole_number
+from repalign.designs.pilot_components import (
+    Components,
+    as_layers,
+    as_sessions,
+    estimate_components,
+)
 from repalign.designs.simulated_designs import TESTS, Design, simulate_design, smallest_p
 from repalign.metrics import compare_rdms
-from repalign.metrics.calls import Array, as_tensor
+from repalign.metrics.calls import Array
 from repalign.metrics.comparators import check_choice
-from repalign.metrics.pairs import as_condensed
 from repalign.progress import track
 
 if TYPE_CHECKING:
@@ -184,6 +189,7 @@ def power(
         Schütt et al. 2023, https://doi.org/10.7554/eLife.82566
     """
     check_choice(test, TESTS, "test")
+    seed = as_whole_number(seed, "seed")
     if comparator in WHITENED:
         raise ValueError(f"comparator {comparator!r} needs all pairs of stimuli; use 'corr'")
     if not 0 < alpha < 1 or n_simulations < 1 or n_resamples < 2:
@@ -191,14 +197,10 @@ def power(
             f"alpha is {alpha}, n_simulations {n_simulations} and n_resamples {n_resamples};"
             " expected a share, 1 or more, and 2 or more"
         )
-    models = as_condensed(
-        as_tensor(layers, name="layers").detach().double().cpu(), name="layers", batch_dims=1
-    )
+    models = as_layers(layers)
     components = pilot if isinstance(pilot, Components) else estimate_components(pilot, models)
     difference = float("nan")
     if not isinstance(pilot, Components):
-        from repalign.designs.pilot_components import as_sessions
-
         values = compare_rdms(
             models[:, None], as_sessions(pilot).mean(1)[None], method=comparator, batch_dims=2
         ).mean(1)

@@ -31,7 +31,12 @@ from repalign.inference import Draws, Evaluations, Variances
 from repalign.inference.cka_intervals import SubsampledProducts
 from repalign.inference.evaluations import pooled_ceilings
 from repalign.inference.label_permutations import chance_of_products
-from repalign.inference.prediction_intervals import draws_within_folds, resampled_predictivity
+from repalign.inference.prediction_intervals import (
+    FEWEST_HELD_OUT,
+    draws_within_folds,
+    resampled_predictivity,
+    smallest_fold,
+)
 from repalign.metrics import CKA, Metric
 from repalign.metrics.cka import centre_gram
 from repalign.metrics.folds import fold_scores, median_of_defined
@@ -213,6 +218,13 @@ def score_predictivity(
             row.append(float(median_of_defined(_of_folds(metric, predictions, targets, fold))))
             if plan.over == "subjects":
                 continue
+            if smallest_fold(fold) < FEWEST_HELD_OUT:
+                raise ValueError(
+                    f"{n_stimuli} stimuli in {int(fold.max()) + 1} folds are"
+                    f" {smallest_fold(fold)} in the smallest, where a correlation is 1 or −1"
+                    f" whatever is drawn; {FEWEST_HELD_OUT} or more are needed. Add stimuli, use"
+                    " fewer folds, or over='subjects'."
+                )
             if "stimuli" not in drawn:
                 counts = draws_within_folds(fold, n_resamples=plan.n_resamples, seed=plan.seed)
                 ones = torch.ones(len(counts), n_subjects, dtype=torch.int64)

@@ -135,7 +135,9 @@ def _volume(maps: xr.Dataset, values: NDArray[np.float64], like: str | Path | No
         other = open_nifti(Path(like).expanduser(), dimensions=len(_shape(like)))
         affine, shape = np.array(other.affine), tuple(other.shape[:3])
         if (ijk >= shape).any():
-            raise ValueError(f"{like} has voxels {shape}; the map has {tuple(ijk.max(0))}")
+            raise ValueError(
+                f"{like} has {shape} voxels; the map needs {tuple((ijk.max(0) + 1).tolist())}"
+            )
         if all(name in maps.coords for name in PLACES):
             mm = np.stack([maps[name].values for name in PLACES], axis=1)
             gap = float(np.abs(ijk @ affine[:3, :3].T + affine[:3, 3] - mm).max())
