@@ -461,6 +461,8 @@ def test_a_volume_keeps_values_and_affine(tmp_path, group):
     [
         ({}, "map.txt", {}, "expected a name that ends in"),
         ({}, "map.func.gii", {}, "are no vertices"),
+        ({}, "map.func.gii", {"like": "map.nii"}, "like= does not apply to .func.gii"),
+        ({}, "map.nii", {"n_vertices": {"left": 9}}, "n_vertices= applies to .func.gii only"),
         ({}, "map.dscalar.nii", {}, "needs like="),
         ({}, "map.nii", {"variable": "p"}, "no map 'p'; there are similarity"),
         ({"k": ("neuroid", np.zeros(729, int))}, "map.nii", {}, "lie in one slice"),

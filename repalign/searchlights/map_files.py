@@ -88,14 +88,18 @@ def write_map(
         The files that were written.
 
     Raises:
-        ValueError: another ending, neuroids that have no place in such a file, or ``like`` of
-            another grid.
+        ValueError: another ending, neuroids that have no place in such a file, ``like`` of another
+            grid, or an option that does not apply to such a file.
     """
     path = Path(path).expanduser()
     name = path.name.lower()
     if variable is None:
         variable = "similarity" if "similarity" in maps else "mean"
     names, values = _selected(maps, variable)
+    if like is not None and name.endswith(GIFTI):
+        raise ValueError(f"like= does not apply to {GIFTI}; say n_vertices, or leave it out")
+    if n_vertices is not None and not name.endswith(GIFTI):
+        raise ValueError(f"n_vertices= applies to {GIFTI} only; leave it out")
     if name.endswith(CIFTI):
         return [_save(_cifti(maps, names, values, like), path)]
     if name.endswith(GIFTI):
