@@ -14,7 +14,7 @@ import xarray as xr
 
 from repalign import __version__
 from repalign.ceiling import Ceiling
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.inference import Interval
 from repalign.metrics import Metric
 from repalign.metrics.calls import pick_device
@@ -109,7 +109,7 @@ def compare(
         n_resamples=n_resamples,
         confidence=confidence,
         null_draws=null_draws,
-        seed=seed,
+        seed=as_whole_number(seed, "seed"),
         groups=groups,
         device=device,
         progress=progress,
@@ -142,8 +142,12 @@ def compare_prepared(
 ) -> Comparisons:
     """`compare`, with the first side prepared by a function, which may keep what it prepared."""
     choice = ceiling_choice(ceiling)
-    if n_resamples is not None and n_resamples < 0:
-        raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
+    if n_resamples is not None and (n_resamples < 0 or n_resamples == 1):
+        raise ValueError(
+            f"n_resamples is {n_resamples}, expected 0 or more, and an interval needs 2 or more"
+        )
+    if null_draws is not None:
+        null_draws = as_whole_number(null_draws, "null_draws")
     first = as_population(first, "first")
     seconds = layers_of(second)
     if not seconds:

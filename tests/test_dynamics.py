@@ -356,7 +356,13 @@ def bad_recordings():
         np.zeros((1, N, N)), stimulus_id=IDS, subject=["a"], species="human", region="IT"
     )
     strangers = good.assign_coords(stimulus_id=("presentation", [f"x{i}" for i in range(4 * N)]))
+    turned = recording(signal, edges=(EDGES[1], EDGES[0]))
+    timeless = recording(signal, edges=(np.where(EDGES[0] == 0, np.nan, EDGES[0]), EDGES[1]))
     return [
+        (good.isel(time_bin=[1, 0, 2, 3]), "are not in the order of time.*at -40 ms after .* -20"),
+        (good.isel(time_bin=[0, 1, 1, 2]), "stand there twice"),
+        (turned, "stops before it starts"),
+        (timeless, "no start and stop in ms"),
         (good.isel(time_bin=0), "has no time bins"),
         (good.isel(time_bin=[0]), "has 1 time bin; expected 2 or more"),
         (with_nan, r"NaN or infinite values in 1 time bins \(the first is 0–20 ms\)"),

@@ -302,6 +302,12 @@ def test_subjects_are_matched_by_neuroid(group):
         significance_over_subjects(group[:1])
     with pytest.raises(ValueError, match="none of the models"):
         significance_over_subjects(group, less="nothing")
+    moved = group[1].assign_coords(x_mm=group[1]["x_mm"] + 2.0)
+    with pytest.raises(ValueError, match=r"x_mm = 0 in map 0 and 2 in map 1: bring the subjects"):
+        significance_over_subjects([group[0], moved])
+    with pytest.raises(ValueError, match="map 0 holds no 'similarity'"):
+        significance_over_subjects([tested, tested])
+    assert significance_over_subjects(group, seed=np.int64(0), n_flips=9).attrs["seed"] == 0
     renamed = group[1].assign_coords(model=["a", "b"])
     with pytest.raises(ValueError, match=r"map 1 has models \['a', 'b'\]"):
         significance_over_subjects([group[0], renamed])
@@ -479,6 +485,8 @@ def test_a_volume_keeps_values_and_affine(tmp_path, group):
     [
         ({}, "map.txt", {}, "expected a name that ends in"),
         ({}, "map.func.gii", {}, "are no vertices"),
+        ({}, "map.func.gii", {"like": "map.nii"}, "like= does not apply to .func.gii"),
+        ({}, "map.nii", {"n_vertices": {"left": 9}}, "n_vertices= applies to .func.gii only"),
         ({}, "map.dscalar.nii", {}, "needs like="),
         ({}, "map.nii", {"variable": "p"}, "no map 'p'; there are similarity"),
         ({"k": ("neuroid", np.zeros(729, int))}, "map.nii", {}, "lie in one slice"),

@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.dynamics.ceilings_in_time import bin_ceilings
 from repalign.dynamics.grids import layer_grids, stacked
 from repalign.dynamics.similarities import check_metric
@@ -87,7 +87,7 @@ def time_resolved(
     Reference:
         Cichy, Pantazis & Oliva 2014, https://doi.org/10.1038/nn.3635
     """
-    compared = check_metric(as_metric(metric), NAME)
+    compared, seed = check_metric(as_metric(metric), NAME), as_whole_number(seed, "seed")
     if n_resamples < 0 or n_permutations < 0:
         raise ValueError(
             f"n_resamples is {n_resamples} and n_permutations {n_permutations}; expected 0 or more"

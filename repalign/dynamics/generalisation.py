@@ -8,7 +8,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.dynamics.grids import (
     described,
     grid_dataset,
@@ -104,7 +104,7 @@ def cross_temporal(
         King & Dehaene 2014, https://doi.org/10.1016/j.tics.2014.01.002; for RDMs: Cichy, Pantazis
         & Oliva 2014, https://doi.org/10.1038/nn.3635
     """
-    compared = check_metric(as_metric(metric), NAME)
+    compared, seed = check_metric(as_metric(metric), NAME), as_whole_number(seed, "seed")
     if splits < 1 or n_permutations < 0:
         raise ValueError(
             f"splits is {splits} and n_permutations {n_permutations}; expected 1 or more, and 0 or"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from repalign import __version__
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.evidence.chunks import number_of_workers, one_thread_each
 from repalign.evidence.cka_resamples import score_cka
 from repalign.evidence.claims import claim_of, warn_of_fixed_stimuli
@@ -120,7 +120,8 @@ def infer(
         An `Inference`: tables, all resamples with named dimensions, and the claim in a sentence.
 
     Raises:
-        ValueError: too few stimuli (4 of RSA) or subjects (2) to resample, no shared stimuli, a
+        ValueError: too few stimuli (4 of RSA, 3 a fold of predictivity) or subjects (2) to
+            resample, no shared stimuli, a
             method that is wrong for the metric and why, settings that do not go together, values
             that are undefined.
 
@@ -181,11 +182,11 @@ def infer(
         test=test,
         alternative=alternative,
         correction=correction,
-        n_resamples=n_resamples,
-        n_permutations=n_permutations,
-        n_folds=n_folds,
-        n_repeats=n_repeats,
-        seed=seed,
+        n_resamples=as_whole_number(n_resamples, "n_resamples"),
+        n_permutations=_whole_or_none(n_permutations, "n_permutations"),
+        n_folds=_whole_or_none(n_folds, "n_folds"),
+        n_repeats=as_whole_number(n_repeats, "n_repeats"),
+        seed=as_whole_number(seed, "seed"),
         workers=number_of_workers(workers, where),
         device=where,
     )
@@ -220,6 +221,10 @@ def infer(
         provenance=_provenance(materials),
         _resamples=to_dataset(found, names, materials.stimuli),
     )
+
+
+def _whole_or_none(value: int | None, name: str) -> int | None:
+    return None if value is None else as_whole_number(value, name, least=1)
 
 
 def _names(materials: Materials, plan: Plan) -> list[Named]:

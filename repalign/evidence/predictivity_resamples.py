@@ -14,7 +14,12 @@ from repalign.evidence.resampled import Scored, over_subjects
 from repalign.evidence.score_resamples import scored, subject_draws
 from repalign.evidence.split_halves import split_half_of_neuroids, why_no_halves
 from repalign.inference import Draws, Evaluations
-from repalign.inference.prediction_intervals import draws_within_folds, resampled_predictivity
+from repalign.inference.prediction_intervals import (
+    FEWEST_HELD_OUT,
+    draws_within_folds,
+    resampled_predictivity,
+    smallest_fold,
+)
 from repalign.metrics.folds import fold_scores, median_of_defined
 from repalign.metrics.predictivity import Predictivity
 
@@ -38,6 +43,13 @@ def score_predictivity(
             row.append(float(median_of_defined(of_folds)))
             if plan.over == "subjects":
                 continue
+            if smallest_fold(fold) < FEWEST_HELD_OUT:
+                raise ValueError(
+                    f"{n_stimuli} stimuli in {int(fold.max()) + 1} folds are"
+                    f" {smallest_fold(fold)} in the smallest, where a correlation is 1 or −1"
+                    f" whatever is drawn; {FEWEST_HELD_OUT} or more are needed. Add stimuli, use"
+                    " fewer folds, or over='subjects'."
+                )
             if "stimuli" not in drawn:
                 counts = draws_within_folds(fold, n_resamples=plan.n_resamples, seed=plan.seed)
                 ones = torch.ones(len(counts), n_subjects, dtype=torch.int64)
