@@ -189,6 +189,8 @@ def test_bad_values_are_said(values, settings, message):
 def test_a_null_of_other_points_is_refused():
     with pytest.raises(ValueError, match=r"observed has shape \(4,\) and null \(9, 5\)"):
         cluster_test_of_null(torch.ones(4), torch.ones(9, 5))
+    with pytest.raises(ValueError, match=r"observed has shape \(\) and null \(9,\)"):
+        cluster_test_of_null(torch.tensor(1.0), torch.ones(9))
     with pytest.raises(ValueError, match="nothing to test"):
         cluster_test_of_null(torch.full((2,), torch.nan), torch.full((9, 2), torch.nan))
 

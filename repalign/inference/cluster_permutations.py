@@ -162,7 +162,7 @@ def cluster_test_of_null(
         Maris & Oostenveld 2007, https://doi.org/10.1016/j.jneumeth.2007.03.024
     """
     _check_choices(alternative, size, threshold)
-    if null.ndim != observed.ndim + 1 or null.shape[1:] != observed.shape or 0 in null.shape:
+    if null.ndim < 2 or null.shape[1:] != observed.shape or 0 in null.shape:
         raise ValueError(
             f"observed has shape {tuple(observed.shape)} and null {tuple(null.shape)}; expected "
             "points, and one or more draws × the same points."
