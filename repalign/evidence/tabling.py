@@ -10,12 +10,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from repalign.evidence.correcting import corrected
 from repalign.evidence.materials import Region
 from repalign.evidence.plans import Plan
 from repalign.evidence.resampled import Scored, known
 from repalign.evidence.testing import Tested, pair_indices
 from repalign.inference import (
-    CORRECTIONS,
     Interval,
     bca_intervals,
     percentile_intervals,
@@ -180,58 +180,6 @@ def _ceiling_interval(
     else:
         found = percentile_intervals(resampled[:, None], confidence=plan.confidence, kind="")[0]
     return known(found.low), known(found.high)
-
-
-@dataclass(frozen=True)
-class Corrected:
-    """Corrected p values of one region's tests of a hypothesis, with Monte Carlo errors of both."""
-
-    p: Tensor
-    p_error: Tensor
-    p_corrected: Tensor
-    p_corrected_error: Tensor
-
-    def of(self, i: int) -> dict[str, float]:
-        """The numbers of one test, by column."""
-        return {name: float(values[i]) for name, values in vars(self).items()}
-
-
-def corrected(families: Sequence[Tested], plan: Plan) -> tuple[list[Corrected], float]:
-    """Corrected p values of one hypothesis in all regions, and the least there can be.
-
-    The error of a corrected p is half the way that it goes if all p move by theirs, down and up.
-    """
-    if not families:
-        return [], 1.0
-    found = [one.significance for one in families]
-    sizes = [one.p.numel() for one in found]
-    p, error = (torch.cat([_flat(getattr(one, name)) for one in found]) for name in P_AND_ERROR)
-    least = min(one.smallest_p for one in found)
-    if plan.correction == "none":
-        adjusted, moved = p, error
-    elif plan.correction == "max-t":  # joint within a region, Bonferroni over regions
-        joint, own = (
-            len(found) * torch.cat([_flat(getattr(one, name)) for one in found])
-            for name in ("p_family", "family_error")
-        )
-        adjusted, moved, least = joint.clamp(max=1), own, min(1, len(found) * least)
-    else:
-        correct = CORRECTIONS[plan.correction]
-        tiny = torch.finfo(p.dtype).tiny
-        ends = [correct((p + sign * error).clamp(min=tiny, max=1)) for sign in (-1, 1)]
-        adjusted, moved = correct(p), (ends[1] - ends[0]) / 2
-        least = min(1.0, least * len(p)) if plan.correction == "holm" else least
-    columns = (torch.split(one, sizes) for one in (p, error, adjusted, moved))
-    return [Corrected(*one) for one in zip(*columns, strict=True)], least
-
-
-P_AND_ERROR = ("p", "p_error")
-
-
-def _flat(values: Tensor | None) -> Tensor:
-    if values is None:
-        raise AssertionError("the plan was checked: this test has a joint null, and an error")
-    return values.flatten().double()
 
 
 def _verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:

@@ -139,8 +139,8 @@ def coverage() -> tuple[list[str], str]:
     """Return a table of how often intervals hold the rate in fresh data, and a sentence."""
     design = " × ".join(map(str, DESIGN))
     lines = [
-        f"| test | pilot (stimuli × subjects × sessions) | fresh data, {design} | intervals that hold"
-        " it | without the pilot's part | mean width | mean error | root mean square error |",
+        f"| test | pilot (stimuli × subjects × sessions) | fresh data, {design} | intervals that"
+        " hold it | without the pilot's part | mean width | mean error | root mean square error |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     print("\n".join(lines))
