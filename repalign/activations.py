@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 import xarray as xr
 
-from repalign.cards import ModelCard, load_model_card, split_twin
+from repalign.card_schemas import ModelCard
+from repalign.cards import load_model_card, split_twin
 from repalign.clusters import open_client
 from repalign.evaluation import evaluating
 from repalign.features import read_features

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import operator
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,26 @@ def as_metric(metric: Metric | str | None) -> Metric:
             f"metric is {metric!r}; expected a metric such as repalign.CKA(), or its name"
         )
     return metric
+
+
+def as_whole_number(value: Any, name: str, *, least: int = 0) -> int:
+    """Python's own whole number, of numpy's too, such as a seed or a number of resamples.
+
+    Raises:
+        ValueError: anything else, or one that is too small.
+
+    Example:
+        >>> import numpy as np
+        >>> as_whole_number(np.int64(3), "seed")
+        3
+    """
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = least - 1
+    if found < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number, {least} or more")
+    return found
 
 
 def parse_choice(text: str, choices: Mapping[str, Any], what: str) -> Any:

@@ -213,7 +213,7 @@ def scheduler_needed(client: Client, address: str) -> Iterator[None]:
 
     try:
         yield
-    except OSError as error:
+    except Exception as error:  # a client that has given up raises errors of any type
         if client.status == "running" and not isinstance(error, CommClosedError):
             raise
         raise ConnectionError(GONE.format(address)) from error

@@ -13,8 +13,8 @@ import torch
 import xarray as xr
 
 from repalign import __version__
-from repalign.ceiling import MINIMUM_REPEATED, Ceiling, has_split_half
-from repalign.choices import as_metric
+from repalign.ceiling import Ceiling
+from repalign.choices import as_metric, as_whole_number
 from repalign.inference import Interval
 from repalign.metrics import Metric
 from repalign.metrics.calls import pick_device
@@ -35,6 +35,7 @@ from repalign.recording_ceilings import CeilingChoice, ceiling_choice, ceilings_
 from repalign.results import Comparison, Comparisons
 from repalign.reused_data import warn_of_reuse
 from repalign.scoring import Resampling, null_of, scores_of
+from repalign.split_half import MINIMUM_REPEATED, has_split_half
 
 EPISODE = "episode"  # of the steps of a rollout
 
@@ -108,7 +109,7 @@ def compare(
         n_resamples=n_resamples,
         confidence=confidence,
         null_draws=null_draws,
-        seed=seed,
+        seed=as_whole_number(seed, "seed"),
         groups=groups,
         device=device,
         progress=progress,
@@ -141,8 +142,12 @@ def compare_prepared(
 ) -> Comparisons:
     """`compare`, with the first side prepared by a function, which may keep what it prepared."""
     choice = ceiling_choice(ceiling)
-    if n_resamples is not None and n_resamples < 0:
-        raise ValueError(f"n_resamples is {n_resamples}, expected 0 or more")
+    if n_resamples is not None and (n_resamples < 0 or n_resamples == 1):
+        raise ValueError(
+            f"n_resamples is {n_resamples}, expected 0 or more, and an interval needs 2 or more"
+        )
+    if null_draws is not None:
+        null_draws = as_whole_number(null_draws, "null_draws")
     first = as_population(first, "first")
     seconds = layers_of(second)
     if not seconds:

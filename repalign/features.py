@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from repalign.cards import ModelCard
+from repalign.card_schemas import ModelCard
 from repalign.loaders.arrays import array_names, read_array
 from repalign.loaders.feature_folders import read_feature_folder
 from repalign.recording import STIMULUS, make_activations

@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from repalign.cards import Card, DatasetCard, FileSource
+from repalign.card_schemas import Card, DatasetCard, FileSource
 from repalign.store import file_hash, local_folder
 
 

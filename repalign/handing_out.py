@@ -93,7 +93,8 @@ def hand_out(
                 work.begin()
             if work.running or work.asked:
                 alone_since = time.monotonic()
-                work.wait()
+                with scheduler_needed(client, work.where):
+                    work.wait()
             elif work.waiting and not in_queue(client) and time.monotonic() - alone_since > JOIN_S:
                 raise ConnectionError(
                     f"all workers of {work.where} are gone; what is finished is kept: start workers"

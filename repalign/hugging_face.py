@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from repalign.cards import ModelCard
+from repalign.card_schemas import ModelCard
 from repalign.checkpoints import explain_misfit
 from repalign.network_sources import check_weights_hash
 

@@ -11,7 +11,7 @@ import xarray as xr
 
 from repalign.activations import open_layers, record
 from repalign.cards import kind_of_file, list_cards, load_model_card, split_twin
-from repalign.choices import as_metric, parse_choice
+from repalign.choices import parse_choice
 from repalign.features import features_from_file
 from repalign.loaders.arrays import read_array
 from repalign.loaders.feature_folders import read_feature_folder
@@ -57,7 +57,41 @@ def open_population(name: str, where: Mapping[str, Any]) -> xr.Dataset:
     return as_population(array, path.name, ids)
 
 
-def layers_for(model: str, layers: list[str] | None, *, alone: bool) -> list[str] | None:
+def open_inputs(
+    dataset: str,
+    models: Sequence[str],
+    *,
+    conditions: Sequence[str] | None = None,
+    layers: Sequence[str] | None = None,
+    device: str = "auto",
+    visual_degrees: float | None = None,
+    on: Path | None = None,
+    to: str | None = None,
+    mirror: Path | None = None,
+    offline: bool = False,
+) -> tuple[xr.Dataset, dict[str, dict[str, xr.Dataset]]]:
+    """The chosen part of a recording, and the layers of each model that it is compared with."""
+    where = {"to": to, "mirror": mirror, "offline": offline or None}
+    recording = open_population(dataset, where)
+    for condition in conditions or ():
+        recording = select_by_text(recording, condition)
+    found = {}
+    for model in models:
+        wanted = layers_for(model, layers, alone=len(models) == 1)
+        found[model] = open_model(model, recording, wanted, device, visual_degrees, where, on)
+    return recording, found
+
+
+def named_layers(models: Mapping[str, Mapping[str, xr.Dataset]]) -> dict[str, xr.Dataset]:
+    """All layers of all models in one mapping, as ``MODEL LAYER``."""
+    return {
+        f"{model} {layer}".strip(): value
+        for model, layers in models.items()
+        for layer, value in layers.items()
+    }
+
+
+def layers_for(model: str, layers: Sequence[str] | None, *, alone: bool) -> Sequence[str] | None:
     """The layers asked for; among several models a baseline of one layer keeps its own."""
     if layers is None or alone or not is_model_card(model):
         return layers
@@ -164,11 +198,6 @@ def select_by_text(recording: xr.Dataset, condition: str) -> xr.Dataset:
     if not equals:
         raise ValueError(f"--select {condition!r}: expected NAME=VALUE, such as region=IT")
     return select(recording, **{name: values.split(",")})
-
-
-def parse_metric(text: str) -> Metric:
-    """``rsa:rdm=euclidean,comparator=corr`` → ``RSA(rdm="euclidean", comparator="corr")``."""
-    return as_metric(text)
 
 
 def parse_recipe(text: str) -> Recipe:

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from repalign.cards import FileSource, ModelCard, import_code
+from repalign.card_schemas import FileSource, ModelCard
+from repalign.cards import import_code
 from repalign.checkpoints import SUFFIXES, find_checkpoint, load_checkpoint
 from repalign.fetch import fetch_file
 from repalign.store import file_hash

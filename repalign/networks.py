@@ -21,9 +21,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from repalign.cards import AlignedTo, ModelCard, Preprocessing, load_model_card, split_twin
+from repalign.card_schemas import ModelCard
+from repalign.cards import load_model_card, split_twin
 from repalign.layer_names import EACH_TIME, LayerName, parse_layer
 from repalign.layer_outputs import each_time
+from repalign.network_cards import AlignedTo, Preprocessing
 from repalign.network_sources import build_network
 from repalign.stimuli import BACKDROP, Image
 from repalign.store import local_folder

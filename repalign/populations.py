@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from repalign.metrics import RSA, Metric
+from repalign.metrics.calls import NotFiniteError
 from repalign.metrics.pairs import condensed
 from repalign.metrics.rotation import ignores_rotation
 from repalign.recording import (
@@ -250,8 +252,10 @@ def match_population(
         raise ValueError(
             f"{len(names)} shared stimuli; {metric.name} needs {metric.minimum_stimuli} or more"
         )
-    average = array[0] if len(array) == 1 else np.nanmean(array, axis=0)
-    _check_patterns(average, names, metric, f"{name} {' '.join(filter(None, target))}".strip())
+    average = _average(array)
+    called = f"{name} {' '.join(filter(None, target))}".strip()
+    _check_finite(average, names, called)
+    _check_patterns(average, names, metric, called)
     responses = _tensor(average, device)
     repeats = None if len(array) == 1 or predicts else _tensor(array, device)
     every = _tensor(array, device) if metric.needs_repeats and len(array) > 1 else responses
@@ -290,6 +294,33 @@ def _tensor(array: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     if array.dtype not in (np.float32, np.float64) or device.type == "mps":
         array = array.astype(np.float32 if device.type == "mps" else np.float64)
     return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+
+def _average(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """The mean over repetitions that were recorded, NaN where none was."""
+    if len(array) == 1:
+        one: np.ndarray[Any, Any] = array[0]
+        return one
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+        mean: np.ndarray[Any, Any] = np.nanmean(array, axis=0)
+    return mean
+
+
+def _check_finite(responses: np.ndarray[Any, Any], ids: Sequence[str], name: str) -> None:
+    """Name the population, stimuli and neuroids of NaN, which some metrics would pass on."""
+    if np.isfinite(responses.sum(dtype=np.float64)):  # many times quicker than at each value
+        return
+    bad = ~np.isfinite(responses)
+    if not bad.any():  # a sum that overflows
+        return
+    rows, columns = np.flatnonzero(bad.any(axis=1)), np.flatnonzero(bad.any(axis=0))
+    raise NotFiniteError(
+        f"{name} has {int(bad.sum())} values that are NaN or infinite, in {len(rows)} of"
+        f" {len(ids)} stimuli (first {ids[rows[0]]!r}) and {len(columns)} of {bad.shape[1]}"
+        f" neuroids (first {columns[0]}, from 0). Leave out these stimuli, or the neuroids"
+        " concerned; a missing repetition is NaN in all neuroids."
+    )
 
 
 def _check_patterns(

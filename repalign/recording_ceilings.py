@@ -9,18 +9,13 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.ceiling import (
-    MINIMUM_REPEATED,
-    Ceiling,
-    ceiling_over_subjects,
-    has_split_half,
-    split_half_ceiling,
-)
+from repalign.ceiling import Ceiling, ceiling_over_subjects
 from repalign.metrics import RSA, Metric
 from repalign.metrics.calls import pick_device
 from repalign.missing_pairs import leave_out_missing_pairs
 from repalign.populations import MatchedPopulation, as_population, match_population, parts_of
 from repalign.recording import Target, stimulus_ids
+from repalign.split_half import MINIMUM_REPEATED, has_split_half, split_half_ceiling
 
 CeilingChoice = Literal["auto", "split-half", "nili", "none"]
 CEILINGS: tuple[str, ...] = get_args(CeilingChoice)

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import xarray as xr
 
-from repalign.cards import ModelCard
+from repalign.card_schemas import ModelCard
 from repalign.memory import parse_size
 from repalign.metrics.calls import pick_device
 from repalign.metrics.comparators import check_choice

@@ -18,6 +18,7 @@ from repalign.inference import (
     bootstrap_rsa,
     jackknife_cka,
 )
+from repalign.inference.prediction_intervals import FEWEST_HELD_OUT, smallest_fold
 from repalign.metrics import CKA, RSA, InnerProductMetric, Metric
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.folds import fold_scores, median_of_defined
@@ -198,7 +199,8 @@ def _predictivity_scores(
         )
         each = fold_scores(predictions, brain.prepared, fold, score=metric.score)
         interval = None
-        if resampling.n_resamples != 0 and metric.score == "pearson":
+        resampled = resampling.n_resamples != 0 and metric.score == "pearson"
+        if resampled and smallest_fold(fold) >= FEWEST_HELD_OUT:
             interval = bootstrap_predictions(
                 predictions,
                 brain.prepared,

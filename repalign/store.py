@@ -143,8 +143,9 @@ def read_manifest(where: Where) -> dict[str, Any] | None:
     except PlaceError:
         raise
     except NotADirectoryError as error:
-        parent = Path(str(place)).parent
-        raise NotADirectoryError(f"{parent} is a file; stores need a folder") from error
+        above = [Path(str(place)), *Path(str(place)).parents]
+        file = next((path for path in above if path.is_file()), above[0])
+        raise NotADirectoryError(f"{file} is a file; stores need a folder") from error
     except (OSError, ValueError) as error:
         raise ValueError(
             f"store {place} is damaged: its manifest cannot be read ({error}); {REMEDY}"

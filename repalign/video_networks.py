@@ -63,7 +63,7 @@ def clip_responses(
             the clips.
 
     Example:
-        >>> from repalign.cards import Preprocessing
+        >>> from repalign.network_cards import Preprocessing
         >>> from repalign.clips import clips_from_array
         >>> module = torch.nn.Sequential(torch.nn.Conv3d(3, 2, 3, stride=(2, 1, 1), padding=1))
         >>> net = Network("small", module, Preprocessing(size=(4, 4)), ("0",))

@@ -6,7 +6,7 @@ python scripts/validity_table.py     # about five minutes on two cores
 import sys
 from pathlib import Path
 
-from repalign.inputs import parse_metric
+from repalign.choices import as_metric
 from repalign.metrics import METRICS
 from repalign.validity import Check, check_validity
 
@@ -53,7 +53,7 @@ def main() -> None:
     found: dict[str, list[Check]] = {}
     for word in (*sorted(METRICS), *VARIANTS):
         print(word, file=sys.stderr)
-        found[word] = check_validity(parse_metric(word), draws=DRAWS)
+        found[word] = check_validity(as_metric(word), draws=DRAWS)
     first = [[f"`{word}`", *verdicts(checks)] for word, checks in found.items()]
     nulls = {
         word: {row.case: row.found for row in checks if row.case.startswith("null:")}

@@ -19,12 +19,12 @@ from torch import nn
 import repalign as ra
 from repalign import recording_plan
 from repalign.activations import open_layers, record
-from repalign.cards import Preprocessing
 from repalign.disk import DiskSpeed, try_disk
 from repalign.features import features_from_file
 from repalign.hooks import capture, stream
 from repalign.layer_list import LayerOutput, list_layers
 from repalign.memory import resident
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network, load_network, preprocess
 from repalign.recording_plan import Probe, make_plan
 from repalign.scenes import make_scenes

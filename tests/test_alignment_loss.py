@@ -16,17 +16,17 @@ import xarray as xr
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from repalign.cards import Preprocessing
-from repalign.ceiling import split_half_ceiling
 from repalign.hooks import capture
 from repalign.loaders import ingest
 from repalign.metrics import CKA, RSA, MutualKNN
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.recording import make_recording, response_array
 from repalign.regularize import AlignmentLoss, AlignmentTerm, Schedule, alignment, neural_pass
 from repalign.regularize.alignment_rows import pairs_over_stimuli
 from repalign.regularize.cka_bias import BiasedMetricWarning
 from repalign.scenes import make_scenes
+from repalign.split_half import split_half_ceiling
 from repalign.stimuli import encode_png
 
 N, SIZE = 24, 6

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 
 from repalign import disk, local_files
 from repalign.activations import open_layers, record
-from repalign.cards import Preprocessing
 from repalign.layer_activations import layer_responses
 from repalign.layer_list import list_layers
 from repalign.memory import parse_size
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network, find_layers
 from repalign.rotation_plan import plan_passes
 from repalign.rotations import rotated_layers

@@ -5,17 +5,11 @@ import math
 import pytest
 import torch
 
-from repalign import ceiling
-from repalign.ceiling import (
-    Ceiling,
-    ceiling_over_subjects,
-    has_split_half,
-    jackknife_error,
-    nili_ceiling,
-    split_half_ceiling,
-)
+from repalign import ceiling, split_half
+from repalign.ceiling import Ceiling, ceiling_over_subjects, jackknife_error, nili_ceiling
 from repalign.metrics import CKA, COMPARATORS, RSA, Procrustes, Ridge
 from repalign.metrics.gram import centre
+from repalign.split_half import has_split_half, split_half_ceiling
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -41,6 +35,7 @@ def drop_some(trials: torch.Tensor) -> torch.Tensor:
 
 def test_examples_run():
     assert doctest.testmod(ceiling).failed == 0
+    assert doctest.testmod(split_half).failed == 0
 
 
 # Between subjects
@@ -163,7 +158,7 @@ def test_presentations_enter_one_half_at_random(level):
     coded = trials + 10.0 ** torch.arange(5)[:, None, None]  # a digit for each repetition
     counts = torch.full_like(recorded.sum(0), 2) if level else recorded.sum(0)
     seen = set()
-    for first, second in ceiling.random_halves(coded, recorded, splits=20, seed=0, level=level):
+    for first, second in split_half.random_halves(coded, recorded, splits=20, seed=0, level=level):
         sums = first[:, 0] * (counts // 2), second[:, 0] * (counts - counts // 2)
         for one, two, count, whole in zip(*sums, counts, coded[..., 0].T, strict=True):
             digits = f"{round(one.item()):05d}", f"{round(two.item()):05d}"

@@ -12,7 +12,6 @@ import xarray as xr
 from torch import Tensor, nn
 
 import repalign as ra
-from repalign.cards import Preprocessing
 from repalign.clips import (
     bin_frames,
     bin_times,
@@ -20,6 +19,7 @@ from repalign.clips import (
     read_clips,
     split_time_bins,
 )
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network, preprocess
 from repalign.recording import make_activations, make_recording
 from repalign.stimuli import encode_png

@@ -7,7 +7,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,9 @@ from torch import nn
 import repalign as ra
 from repalign import clusters, handing_out
 from repalign.activations import record
-from repalign.cards import Preprocessing
 from repalign.clusters import open_client
 from repalign.handing_out import Seat, _rank, hand_out
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.scenes import make_scenes
 from repalign.stimuli import Stimuli, encode_png
@@ -217,6 +217,22 @@ def test_scheduler_that_goes_is_said_soon(
         cluster.end()
         with pytest.raises(ConnectionError, match=r"scheduler at tcp://.* is gone; what is finis"):
             list(results)
+
+
+@pytest.mark.parametrize("ask", [lambda one: one.get_events("topic"), lambda one: one.submit(int)])
+def test_a_client_that_has_given_up_its_scheduler_says_so(
+    ask: Callable[[Client], Any], cluster: Cluster
+) -> None:
+    """Dask's own errors are then of any type, such as `RuntimeError: ConnectionPool is closed`."""
+
+    def asked(client: Client) -> None:
+        with clusters.scheduler_needed(client, "tcp://here"):
+            ask(client)
+
+    with open_client(scheduler=cluster.address) as client:
+        client.close()
+        with pytest.raises(ConnectionError, match="scheduler at tcp://here is gone"):
+            asked(client)
 
 
 def test_all_is_done_while_workers_are_killed_all_the_time(

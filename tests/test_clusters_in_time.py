@@ -8,11 +8,13 @@ import torch
 from scipy import ndimage
 
 from repalign.inference import (
+    Graph,
     cluster_permutation_test,
     cluster_test_of_null,
     latency,
     onset_latency,
     peak_latency,
+    sign_flip_map_test,
 )
 
 ALPHA, DATA_SETS = 0.05, 400
@@ -58,6 +60,22 @@ def test_clusters_equal_those_of_mne(shape, alternative, tail):
     assert all((found.null - abs(size)).abs().min() < 1e-9 for size in null)
     np.testing.assert_allclose(found.p, p[order], atol=2 / len(null))
     assert found.smallest_p == (2 if tail == 0 else 1) / 2**8
+
+
+@pytest.mark.parametrize("alternative", ["greater", "two-sided"])
+def test_a_time_course_is_a_map_whose_neighbours_follow_each_other(alternative):
+    values = smooth(normal(9, 50), 1) + 0.4
+    found = cluster_permutation_test(values, size="extent", alternative=alternative, n_flips=300)
+    chain = np.eye(50, k=1) + np.eye(50, k=-1)
+    of_map = sign_flip_map_test(
+        values.numpy(), graph=Graph.of(chain), statistic="extent", cluster_p=0.05,
+        alternative=alternative, n_flips=300,
+    )  # fmt: skip
+    p = torch.cat([torch.ones(1, dtype=torch.float64), found.p])[found.labels]
+    np.testing.assert_array_equal(p, of_map.p_family)
+    np.testing.assert_array_equal(found.statistic, of_map.statistic)
+    assert (found.threshold, found.smallest_p) == (of_map.threshold, of_map.smallest_p)
+    assert 0 < found.p.min() < found.p.max() < 1
 
 
 def test_extent_counts_points_and_maps_of_different_draws_do_not_touch():

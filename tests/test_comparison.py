@@ -155,6 +155,47 @@ def test_nan_in_an_array_is_named(random: np.random.Generator) -> None:
         compare(x, random.normal(size=(8, 3)))
 
 
+@pytest.mark.parametrize("metric", [ra.CKA(), ra.RSA(rdm="euclidean"), ra.Ridge()])
+@pytest.mark.parametrize("hole", [np.nan, np.inf])
+def test_nan_in_a_recording_or_layer_is_named_whatever_the_metric(
+    brain: xr.Dataset, net: xr.Dataset, ids: list[str], metric: ra.metrics.Metric, hole: float
+) -> None:
+    def broken(ds: xr.Dataset) -> xr.Dataset:
+        values = ds["response"].values.copy()
+        values[ds["stimulus_id"].values == ids[2], 1] = hole
+        return ds.assign(response=(ds["response"].dims, values))
+
+    for pair in ((broken(brain), net), (brain, broken(net))):
+        with pytest.raises(ValueError, match=rf"in 1 of .* {ids[2]!r}\) and 1 of \d+ neuroids"):
+            compare(*pair, metric, n_resamples=0)
+
+
+@pytest.mark.parametrize("seed", [None, 1.5, -1, "a"])
+def test_a_seed_is_a_whole_number_of_any_kind(
+    brain: xr.Dataset, net: xr.Dataset, seed: object
+) -> None:
+    one = compare(brain, net, ra.RSA(), n_resamples=20, seed=np.int64(3))
+    assert json.loads(json.dumps(one[0].row()))["seed"] == 3
+    assert one[0].ci_low == compare(brain, net, ra.RSA(), n_resamples=20, seed=3)[0].ci_low
+    with pytest.raises(ValueError, match="expected a whole number, 0 or more"):
+        compare(brain, net, ra.RSA(), seed=seed)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_resamples": 1}, "an interval needs 2 or more"),
+        ({"n_resamples": -1}, "n_resamples is -1, expected 0 or more"),
+        ({"null_draws": -1}, "null_draws is -1; expected a whole number, 0 or more"),
+    ],
+)
+def test_too_few_draws_are_refused(
+    brain: xr.Dataset, net: xr.Dataset, settings: dict[str, int], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        compare(brain, net, ra.RSA(), **settings)  # type: ignore[arg-type]
+
+
 def test_missing_repetitions_of_an_array_are_nan_in_all_neuroids(
     random: np.random.Generator,
 ) -> None:

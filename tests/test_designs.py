@@ -271,6 +271,7 @@ def test_wilson_interval_equals_scipys():
         ({"test": "anova"}, "anova"),
         ({"comparator": "corr_cov"}, "needs all pairs of stimuli; use 'corr'"),
         ({"alpha": 0}, "alpha is 0"),
+        ({"seed": None}, "seed is None; expected a whole number"),
     ],
 )
 def test_bad_designs_are_explained(settings, message):
@@ -290,6 +291,13 @@ def test_bad_pilots_are_explained():
     holes[0, 0, 3] = torch.nan
     with pytest.raises(ValueError, match="1 RDMs of the pilot hold NaN"):
         estimate_components(holes, layers)
+    with pytest.raises(ValueError, match="RDM of layers holds NaN"):
+        power(rdms, holes[:2, 0], n_stimuli=[10], n_subjects=[4])
+    flat = torch.stack([layers[0], torch.ones_like(layers[0]) / 3])
+    with pytest.raises(ValueError, match="the RDM of layer 1 .* is constant"):
+        power(rdms, flat, n_stimuli=[10], n_subjects=[4])
+    with pytest.raises(ValueError, match="RDM of subject 0 .* of the pilot is constant"):
+        power(rdms * 0 + 1, layers, n_stimuli=[10], n_subjects=[4])
 
 
 # Recordings as pilots

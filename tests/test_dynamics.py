@@ -213,7 +213,7 @@ def test_within_a_recording_the_diagonal_is_the_split_half_similarity(signal):
     square = found["value"].values[0]
     np.testing.assert_allclose(square, square.T, atol=1e-12)
     assert (np.diag(square) < 0.999).all()
-    from repalign.ceiling import split_half_masks
+    from repalign.split_half import split_half_masks
 
     responses = torch.from_numpy(one["response"].values.reshape(4, N, 12, BINS))
     want = np.zeros((BINS, BINS))
@@ -304,6 +304,18 @@ def test_the_steps_of_a_network_are_a_second_time_axis(random):
     assert {"first_layer", "last_layer", "start_ms"} <= set(rows.columns)
 
 
+def test_progress_is_shown_whatever_is_compared(signal, layers, capsys):
+    one = recording(signal)
+    for call in (
+        lambda: ra.time_resolved(one, layers, n_resamples=10, progress=True),
+        lambda: ra.cross_temporal(one, progress=True),
+        lambda: ra.cross_temporal(one, recording(signal, name="t"), progress=True),
+        lambda: ra.cross_temporal(one, layers, progress=True),
+    ):
+        call()
+        assert "rsa: " in capsys.readouterr().err
+
+
 def test_subjects_may_come_from_several_recordings(signal, layers):
     one, two = (recording(signal, seed=seed, name=name) for seed, name in ((1, "a"), (2, "b")))
     found = ra.time_resolved([one, two], layers, device="cpu")
@@ -344,7 +356,13 @@ def bad_recordings():
         np.zeros((1, N, N)), stimulus_id=IDS, subject=["a"], species="human", region="IT"
     )
     strangers = good.assign_coords(stimulus_id=("presentation", [f"x{i}" for i in range(4 * N)]))
+    turned = recording(signal, edges=(EDGES[1], EDGES[0]))
+    timeless = recording(signal, edges=(np.where(EDGES[0] == 0, np.nan, EDGES[0]), EDGES[1]))
     return [
+        (good.isel(time_bin=[1, 0, 2, 3]), "are not in the order of time.*at -40 ms after .* -20"),
+        (good.isel(time_bin=[0, 1, 1, 2]), "stand there twice"),
+        (turned, "stops before it starts"),
+        (timeless, "no start and stop in ms"),
         (good.isel(time_bin=0), "has no time bins"),
         (good.isel(time_bin=[0]), "has 1 time bin; expected 2 or more"),
         (with_nan, r"NaN or infinite values in 1 time bins \(the first is 0–20 ms\)"),

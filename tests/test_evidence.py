@@ -145,6 +145,18 @@ def test_predictivity_resamples_what_compare_does():
     assert [found["low"], found["high"]] == pytest.approx([one.ci_low, one.ci_high], abs=1e-12)
 
 
+@pytest.mark.parametrize("n", [10, 14])
+def test_folds_of_two_stimuli_are_not_resampled(n):
+    """Two held-out stimuli correlate at 1 or −1 whatever is drawn: p was 1e-35 without relation."""
+    brains, net = {name: brain[:n] for name, brain in BRAINS.items()}, NETS["none"][:n]
+    for over in ("stimuli", "both"):
+        with pytest.raises(ValueError, match=f"{n} stimuli in 5 folds are 2 in the smallest"):
+            quick(brains, net, Ridge(), over=over)
+    assert len(quick(brains, net, Ridge(), over="subjects").table) == 1
+    assert ra.compare(brains["s0"], net, Ridge(), n_resamples=100)[0].ci_low is None
+    assert ra.compare(BRAINS["s0"][:15], NETS["good"][:15], Ridge())[0].ci_low is not None
+
+
 @pytest.mark.parametrize("metric", [CKA(), Ridge(folds=3)], ids=["cka", "ridge"])
 def test_over_both_is_the_sum_of_both_variances_where_a_bootstrap_of_both_is_wrong(metric):
     parts = {over: quick(metric=metric, over=over) for over in ("stimuli", "subjects", "both")}

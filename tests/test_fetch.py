@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from repalign.cards import DatasetCard, FileSource, load_dataset_card, load_model_card
+from repalign.card_schemas import DatasetCard, FileSource
+from repalign.cards import load_dataset_card, load_model_card
 from repalign.fetch import fetch_file, fetch_files
 
 CONTENT = b"responses of a brain"

@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import repalign as ra
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network, load_network
 from repalign.recording import make_recording
 from repalign.stimuli import Stimuli, encode_png, stimuli_to_dataset

@@ -728,7 +728,7 @@ def test_layers_are_read_in_evaluation_mode_and_the_network_is_left_as_it_was() 
 
 def test_layers_of_stimuli_equal_what_record_keeps() -> None:
     from repalign.activations import record
-    from repalign.cards import Preprocessing
+    from repalign.network_cards import Preprocessing
     from repalign.stimuli import Stimuli, encode_png
 
     pictures = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), dtype=np.uint8)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 import repalign as ra
-from repalign.inputs import parse_metric
+from repalign.choices import as_metric
 from repalign.metrics import COMPARATORS, METRICS, RDM_METHODS, compare_rdms, rdm
 from repalign.scenes import make_scenes
 from repalign.stimuli import encode_png
@@ -24,7 +24,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("word", WORDS)
 def test_metrics_agree(word, dtype):
-    metric = parse_metric(word)
+    metric = as_metric(word)
     x, y = normal(3, 60, 20).to(dtype), normal(60, 15, seed=1).to(dtype)
     found = metric(x, y, device="cuda")
     assert found.device.type == "cuda"
@@ -49,7 +49,7 @@ def test_comparators_agree(method):
 
 @pytest.mark.parametrize("word", WORDS)
 def test_batches_agree(word):
-    metric = parse_metric(word)
+    metric = as_metric(word)
     x, y = normal(2, 60, 20), normal(1, 60, 15, seed=1)
     found = metric(x, y, batch_dims=1, device="cuda")
     torch.testing.assert_close(found.cpu(), metric(x, y, batch_dims=1), rtol=1e-8, atol=1e-8)

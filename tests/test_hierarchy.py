@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from repalign.layer_regions import brain_hierarchy_score, hierarchy_score
+from repalign.layer_regions import brain_hierarchy_score, hierarchy_score, map_layers
+from repalign.recording import make_activations, make_recording
 
 
 @pytest.mark.parametrize("correlation", ["spearman", "kendall"])
@@ -102,6 +103,20 @@ def test_exact_null_over_levels_equals_relabelling_areas():
 def test_bad_input_is_explained(scores, settings, message):
     with pytest.raises(ValueError, match=message):
         hierarchy_score(scores, **settings)
+
+
+def test_areas_are_regions_of_the_mapping_each_once():
+    random = np.random.default_rng(0)
+    ids = [f"s{i}" for i in range(20)]
+    x = {name: random.normal(size=(20, 5)) for name in ("conv1", "conv2")}
+    layers = {name: make_activations(v, ids, "net", name, v.shape) for name, v in x.items()}
+    regions = ["V1"] * 5 + ["IT"] * 5
+    brain = make_recording(np.hstack([*x.values()]), stimulus_id=ids, region=regions)
+    mapping = map_layers(brain, layers, n_permutations=0)
+    assert hierarchy_score(mapping, areas=["V1", "IT"]).value == pytest.approx(1)
+    for areas in (["V1", "V2"], ["V1", "V1"]):
+        with pytest.raises(ValueError, match=r"expected some of \['V1', 'IT'\], each once"):
+            hierarchy_score(mapping, areas=areas)
 
 
 def test_units_without_scores_or_levels_are_refused():

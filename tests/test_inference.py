@@ -252,6 +252,12 @@ def test_prediction_bootstrap_equals_scoring_resampled_rows():
     assert found.low < value < found.high
 
 
+def test_prediction_bootstrap_refuses_folds_of_two():
+    y = normal(10, 3)
+    with pytest.raises(ValueError, match="a fold holds 2 stimuli"):
+        bootstrap_predictions(y, y, torch.arange(10) % 5, n_resamples=10)
+
+
 def test_prediction_bootstrap_is_the_same_in_blocks(monkeypatch):
     x = normal(30, 4)
     predictions, fold = Ridge(folds=3).predict(x, normal(30, 5, seed=1))

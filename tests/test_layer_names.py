@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from repalign.cards import Preprocessing
 from repalign.hooks import capture
 from repalign.layer_activations import layer_responses
 from repalign.layer_names import LayerName, parse_layer
 from repalign.layer_pairs import cka_of_layers
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network, find_layers
 from repalign.regularize.neural_pass import run_layers
 from repalign.torchvision_import import import_torchvision

@@ -295,7 +295,10 @@ def test_groups_stay_in_one_fold_and_leave_out_interval_and_permutations(brain, 
     ("settings", "message"),
     [
         ({"disjoint": "voxels"}, "disjoint is 'voxels'; expected one of stimuli, subjects, both"),
-        ({"folds": 1}, "folds is 1; expected 2 or more"),
+        ({"folds": 1}, "folds is 1; expected a whole number, 2 or more"),
+        ({"folds": 2.5}, "folds is 2.5; expected a whole number"),
+        ({"regions": []}, "regions is empty; there are V1, IT"),
+        ({"seed": None}, "seed is None; expected a whole number"),
         ({"folds": 20}, "20 folds are 2 a fold and 38 beside it; rsa needs 3 and 3 or more"),
         ({"regions": ["V9"]}, "no region 'V9'; there are V1, IT"),
         ({"n_permutations": -1}, "n_permutations is -1"),
@@ -320,6 +323,27 @@ def test_bad_data_are_explained(brain, arrays):
         ra.map_layers(mixed, layers)
     with pytest.raises(KeyError, match="no region 'V4'; there are V1, IT"):
         ra.map_layers(brain, layers, n_permutations=0)["V4"]
+
+
+def test_what_is_no_list_of_regions_and_no_layer_is_explained(brain, arrays):
+    layers = layers_of(arrays)
+    with pytest.raises(TypeError, match=r"regions is 'IT'; expected a list .* \['IT'\]"):
+        ra.map_layers(brain, layers, regions="IT")
+    with pytest.raises(ValueError, match="layer 'monkeys' holds 4 populations"):
+        ra.map_layers(brain, {**layers, "monkeys": brain})
+    holes = arrays["layer0"].copy()
+    holes[3, 2] = np.nan
+    with pytest.raises(ValueError, match="net holes has 1 values that are NaN"):
+        ra.map_layers(brain, {**layers, **layers_of({"holes": holes})}, CKA())
+
+
+def test_of_layers_that_are_equal_but_for_rounding_the_first_is_chosen(brain, arrays):
+    x = arrays["layer0"]
+    order = np.random.default_rng(0).permutation(x.shape[1])
+    copies = layers_of({"a": x, "b": x[:, ::-1], "c": 3 * x, "d": x[:, order] + 7})
+    for metric in (RSA(), CKA()):
+        mapping = ra.map_layers(brain, copies, metric, n_permutations=9)
+        assert [(one.layer, one.times_chosen) for one in mapping.regions] == [("a", {"a": 5})] * 2
 
 
 def test_a_choice_with_no_defined_layer_is_an_error():

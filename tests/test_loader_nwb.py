@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from repalign import loaders
-from repalign.cards import DatasetCard, load_dataset_card
+from repalign.card_schemas import DatasetCard
+from repalign.cards import load_dataset_card
 from repalign.loaders import hdf5, nwb, nwb_ophys, spike_counts, stimulus_files
 from repalign.recording import check_recording
 from repalign.stimuli import encode_png, open_stimuli

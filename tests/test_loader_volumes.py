@@ -11,7 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from repalign.cards import DatasetCard, load_dataset_card
+from repalign.card_schemas import DatasetCard
+from repalign.cards import load_dataset_card
 from repalign.loaders import volumes
 from repalign.loaders.volumes import (
     check_same_grid,

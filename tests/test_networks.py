@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from repalign.cards import Preprocessing, split_twin
+from repalign.cards import split_twin
 from repalign.metrics.calls import pick_device
+from repalign.network_cards import Preprocessing
 from repalign.networks import (
     Network,
     find_layers,

@@ -14,8 +14,8 @@ import pytest
 import torch
 import xarray as xr
 
-from repalign.cards import Preprocessing
 from repalign.loaders import ingest
+from repalign.network_cards import Preprocessing
 from repalign.networks import preprocess
 from repalign.processing import average_repeats
 from repalign.recording import make_rdm_recording, make_recording, select

@@ -24,7 +24,7 @@ HEAVY = (
     "scipy",
 )
 RANKS = (
-    {"metrics", "ceiling", "inference"},
+    {"metrics", "ceiling", "split_half", "inference"},
     {
         "choices",
         "designs",
@@ -54,6 +54,7 @@ RANKS = (
         "shards",
         "store",
         "cards",
+        "card_schemas",
         "agent_cards",
         "network_cards",
         "fetch",

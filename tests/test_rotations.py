@@ -19,10 +19,10 @@ from torch import nn
 import repalign as ra
 from repalign import rotation_run
 from repalign.activations import open_layers, record
-from repalign.cards import Preprocessing
 from repalign.metrics import METRICS
 from repalign.metrics.neighbours import DISTANCES
 from repalign.metrics.rotation import GramSum, ignores_rotation, rotate_gram
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.rotation_plan import plan_passes
 from repalign.rotations import rotated_layers
@@ -294,7 +294,7 @@ import sys, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import torch
 from test_rotations import Convolutional, N_STIMULI
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.rotations import rotated_layers
 from repalign.scenes import make_scenes
@@ -425,7 +425,7 @@ def test_memory_stays_under_the_cap_for_layers_five_times_as_large(tmp_path: Pat
 import sys, threading, time
 import psutil, torch
 from torch import nn
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.rotations import rotated_layers
 from repalign.scenes import make_scenes

@@ -6,6 +6,7 @@ from itertools import pairwise
 import nibabel
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from nilearn.mass_univariate._utils import calculate_tfce
 from scipy.ndimage import gaussian_filter, generate_binary_structure, label
@@ -20,6 +21,7 @@ from repalign.inference import (
     sign_flip_map_test,
     tfce,
 )
+from repalign.inference.graph_clusters import largest_clusters
 from repalign.metrics import RSA
 from repalign.recording import make_recording
 from repalign.searchlights import (
@@ -104,6 +106,30 @@ def test_clusters_are_those_of_scipy(connectivity, rank):
             excess = (np.abs(noise.ravel()[inside]) - 1).sum()
             assert found.mass[own_number] == pytest.approx(excess)
     assert (found.label >= 0).sum() == (np.abs(noise) > 1).sum()
+
+
+@pytest.mark.parametrize("base", [None, 0.0])
+@pytest.mark.parametrize("two_sided", [False, True])
+def test_the_largest_of_many_maps_is_that_of_each(two_sided, base):
+    """By threads too, in the order of the maps; 0 where nothing is beyond the threshold."""
+    maps = np.stack([smooth_noise((9, 8, 7), seed).ravel() for seed in range(200)])
+    maps[[3, 150]] = 0
+    grid = volume_graph((9, 8, 7))
+    weight = np.random.default_rng(0).random(len(grid)) + 0.5
+    graph = Graph(grid.offset, grid.neighbour, weight)
+    settings = {"threshold": 1.0, "two_sided": two_sided, "base": base}
+    found = [find_clusters(one, graph, **settings) for one in maps]
+    for by in ("extent", "mass"):
+        expected = [getattr(one, by).max(initial=0) for one in found]
+        assert expected[3] == expected[150] == 0
+        for threads in (1, 3):
+            before = torch.get_num_threads()
+            torch.set_num_threads(threads)
+            try:
+                largest = largest_clusters(maps, graph, by_mass=by == "mass", **settings)
+                np.testing.assert_array_equal(largest, expected)
+            finally:
+                torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize(
@@ -276,6 +302,12 @@ def test_subjects_are_matched_by_neuroid(group):
         significance_over_subjects(group[:1])
     with pytest.raises(ValueError, match="none of the models"):
         significance_over_subjects(group, less="nothing")
+    moved = group[1].assign_coords(x_mm=group[1]["x_mm"] + 2.0)
+    with pytest.raises(ValueError, match=r"x_mm = 0 in map 0 and 2 in map 1: bring the subjects"):
+        significance_over_subjects([group[0], moved])
+    with pytest.raises(ValueError, match="map 0 holds no 'similarity'"):
+        significance_over_subjects([tested, tested])
+    assert significance_over_subjects(group, seed=np.int64(0), n_flips=9).attrs["seed"] == 0
     renamed = group[1].assign_coords(model=["a", "b"])
     with pytest.raises(ValueError, match=r"map 1 has models \['a', 'b'\]"):
         significance_over_subjects([group[0], renamed])
@@ -300,8 +332,6 @@ def test_permuted_models_are_models_whose_conditions_are_permuted():
     maps = searchlight(
         subject(1), {"m": one}, METRIC, neighbourhoods=hoods, n_permutations=3, seed=5
     )
-    import torch
-
     draws = torch.rand(3, N_CONDITIONS, generator=torch.Generator().manual_seed(5)).argsort(1)
     for number, order in enumerate(draws.numpy()):
         turned = one.copy(data=one.values[np.ix_(order, order)])
@@ -455,6 +485,8 @@ def test_a_volume_keeps_values_and_affine(tmp_path, group):
     [
         ({}, "map.txt", {}, "expected a name that ends in"),
         ({}, "map.func.gii", {}, "are no vertices"),
+        ({}, "map.func.gii", {"like": "map.nii"}, "like= does not apply to .func.gii"),
+        ({}, "map.nii", {"n_vertices": {"left": 9}}, "n_vertices= applies to .func.gii only"),
         ({}, "map.dscalar.nii", {}, "needs like="),
         ({}, "map.nii", {"variable": "p"}, "no map 'p'; there are similarity"),
         ({"k": ("neuroid", np.zeros(729, int))}, "map.nii", {}, "lie in one slice"),

@@ -543,6 +543,12 @@ def broken(place, value):
     return recording.assign(response=(("presentation", "neuroid"), values))
 
 
+def lost(stimulus):
+    recording = recorded()
+    return recording.assign(response=recording["response"].where(recording.stimulus_id != stimulus))
+
+
+CROSSED = RSA("crossnobis", "corr", "euclidean")
 IDS = [f"s{i}" for i in range(N_CONDITIONS)]
 THREE = sphere_neighbourhoods(np.eye(3), radius=2, minimum=1)
 GOOD = {"m": named(model(), IDS)}
@@ -556,6 +562,18 @@ GOOD = {"m": named(model(), IDS)}
         (recorded(), GOOD, {"radius": 0.5}, "the largest has 1. Use a larger radius"),
         (recorded(), GOOD, {"radius": None}, "either radius"),
         (recorded(), {}, {}, "there are no models"),
+        (recorded(), GOOD, {"metric": "cka"}, "compares RDMs, which cka does not"),
+        (recorded(), GOOD, {"stimulus_id": IDS}, "stimulus_id= names the rows"),
+        (recorded(), {"m": named(model(), ["s0", *IDS[:-1]])}, {}, "8 rows of 7 different"),
+        (recorded(), GOOD, {"seed": None}, "seed is None; expected a whole number"),
+        (
+            recorded().assign_coords(neuroid_id=("neuroid", ["v"] * 27)),
+            GOOD,
+            {},
+            "the neuroid id 'v' stands for several places",
+        ),
+        (recorded().isel(presentation=slice(0, 15)), GOOD, {"metric": CROSSED}, "'s7' is in 1"),
+        (lost("s3"), GOOD, {}, r"1 stimuli \(first: 's3'\) have no presentation"),
         (
             recorded(),
             {"m": named(model(), [f"t{i}" for i in range(8)])},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -251,3 +252,11 @@ def test_a_shard_is_whole_rows_and_whole_chunks(shape: tuple[int, ...]) -> None:
         assert shard % chunk == 0
     assert all(s >= n for s, n in zip(encoding["shards"][1:], shape[1:], strict=True))
     assert np.prod(encoding["chunks"]) * 4 <= 4 << 20
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("no folder")
+    for where in (file, file / "a.zarr", file / "deep" / "a.zarr"):
+        with pytest.raises(NotADirectoryError, match=rf"{re.escape(str(file))} is a file"):
+            open_store(where)

@@ -14,7 +14,7 @@ import pytest
 import torch
 import zarr
 
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.stimuli import encode_png
 from repalign.training import augmentation, task_batches, task_data, task_images
 from repalign.training.augmentation import AUGMENTATIONS, make_augmentations

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import repalign as ra
-from repalign.cards import Preprocessing
 from repalign.clips import clips_from_array, split_time_bins
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network, load_network, preprocess
 from repalign.torchvision_import import import_torchvision
 from repalign.video_networks import clip_responses

@@ -19,7 +19,8 @@ from repalign.agent_cards import AgentSettings
 from repalign.agents.checkpoints import CHECKPOINTS, Checkpoint, read_checkpoint
 from repalign.agents.policies import build_policy
 from repalign.agents.policy_weights import load_weights, without_shared_copies
-from repalign.cards import FileSource, ModelCard, import_code, load_model_card, split_twin
+from repalign.card_schemas import FileSource, ModelCard
+from repalign.cards import import_code, load_model_card, split_twin
 from repalign.fetch import fetch_file
 from repalign.networks import Network
 from repalign.store import default_folder

@@ -24,6 +24,7 @@ from repalign.autoencoders.results import (
     finish,
     split_layer,
 )
+from repalign.choices import as_whole_number
 from repalign.metrics.calls import pick_device
 from repalign.populations import Population
 
@@ -109,6 +110,8 @@ def train_autoencoder(
     """
     if kind == "pca":
         raise ValueError("principal components are not trained: call principal_components")
+    seed = as_whole_number(seed, "seed")
+    split_seed = as_whole_number(split_seed, "split_seed")
     settings = AutoencoderSettings(
         kind=kind,
         features=features,

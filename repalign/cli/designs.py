@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -82,13 +82,8 @@ def map_layers(
     as_json: Json = False,
 ) -> None:
     """Find the layer of each region on one part of the data, and score it on another."""
-    from repalign.inputs import (
-        open_model,
-        open_population,
-        parse_metric,
-        select_by_text,
-        split_words,
-    )
+    from repalign.choices import as_metric
+    from repalign.inputs import open_inputs, split_words
     from repalign.layer_regions import (
         map_layers as run,
     )
@@ -102,14 +97,22 @@ def map_layers(
     if commitment is not None and out is not None:
         raise ValueError("--commitment scores a choice and --out writes one; give one of them")
     chosen = None if commitment is None else read_commitment(commitment)
-    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    recording = open_population(dataset, where)
-    for condition in select or []:
-        recording = select_by_text(recording, condition)
+    chosen_metric = as_metric(metric)
     wanted = split_words(layers)
     if chosen is not None and wanted is None:
         wanted = list(dict.fromkeys(chosen.layers.values()))
-    found = open_model(model, recording, wanted, device, visual_degrees, where)
+    recording, opened = open_inputs(
+        dataset,
+        [model],
+        conditions=select,
+        layers=wanted,
+        device=device,
+        visual_degrees=visual_degrees,
+        to=to,
+        mirror=mirror,
+        offline=offline,
+    )
+    found = opened[model]
     if chosen is not None:
         results = score_commitment(chosen, recording, found, seed=seed, device=device)
         print(results.note, file=sys.stderr)
@@ -118,7 +121,7 @@ def map_layers(
     mapping = run(
         recording,
         found,
-        parse_metric(metric),
+        chosen_metric,
         regions=split_words(regions),
         disjoint=disjoint,  # type: ignore[arg-type]  # checked there, with the choices
         folds=folds,
@@ -170,22 +173,32 @@ def power(
 ) -> None:
     """Simulate how many stimuli, subjects and sessions tell two layers apart, from a pilot."""
     from repalign.designs import power as run
-    from repalign.inputs import open_model, open_population, select_by_text, split_words
+    from repalign.inputs import open_inputs, split_words
     from repalign.pilots import pilot_rdms
     from repalign.tables import print_records
 
-    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    recording = open_population(dataset, where)
-    for condition in select or []:
-        recording = select_by_text(recording, condition)
-    found = open_model(model, recording, split_words(layers), device, visual_degrees, where)
+    sizes = {
+        "n_stimuli": _numbers(stimuli, "--stimuli"),
+        "n_subjects": _numbers(subjects, "--subjects"),
+        "repetitions": _numbers(repetitions, "--repetitions"),
+    }
+    recording, opened = open_inputs(
+        dataset,
+        [model],
+        conditions=select,
+        layers=split_words(layers),
+        device=device,
+        visual_degrees=visual_degrees,
+        to=to,
+        mirror=mirror,
+        offline=offline,
+    )
+    found = opened[model]
     pilot, of_layers = pilot_rdms(recording, found, method=rdm)
     result = run(
         pilot,
         of_layers,
-        n_stimuli=_numbers(stimuli, "--stimuli"),
-        n_subjects=_numbers(subjects, "--subjects"),
-        repetitions=_numbers(repetitions, "--repetitions"),
+        **sizes,
         test=test,
         comparator=comparator,
         alpha=alpha,

@@ -83,6 +83,7 @@ def dynamics(
     as_json: Json = False,
 ) -> None:
     """Compare a recording with models in every time bin, or one time with another."""
+    from repalign.choices import as_metric
     from repalign.dynamics import (
         cluster_table,
         cross_temporal,
@@ -90,27 +91,24 @@ def dynamics(
         time_clusters,
         time_resolved,
     )
-    from repalign.inputs import (
-        layers_for,
-        open_model,
-        open_population,
-        parse_metric,
-        select_by_text,
-        split_words,
-    )
+    from repalign.inputs import named_layers, open_inputs, split_words
     from repalign.tables import print_records
 
     if by_layer and not models:
         raise ValueError("--by-layer takes the layers of models for time; name a model")
-    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    chosen, recording = parse_metric(metric), open_population(dataset, where)
-    for condition in select or []:
-        recording = select_by_text(recording, condition)
-    seconds: dict[str, Any] = {}
-    for model in models or []:
-        wanted = layers_for(model, split_words(layers), alone=len(models or []) == 1)
-        found = open_model(model, recording, wanted, device, visual_degrees, where)
-        seconds |= {f"{model} {name}": layer for name, layer in found.items()}
+    chosen = as_metric(metric)
+    recording, opened = open_inputs(
+        dataset,
+        models or [],
+        conditions=select,
+        layers=split_words(layers),
+        device=device,
+        visual_degrees=visual_degrees,
+        to=to,
+        mirror=mirror,
+        offline=offline,
+    )
+    seconds = named_layers(opened)
     alone = _has_a_lone_subject(recording)
     how = over or (Over.stimuli if alone else Over.subjects)
     settings: dict[str, Any] = {

@@ -30,7 +30,7 @@ def metrics(
     as_json: Json = False,
 ) -> None:
     """List every metric: formula, range, invariances, needs and reference."""
-    from repalign.inputs import parse_metric
+    from repalign.choices import as_metric
     from repalign.metrics import METRICS
     from repalign.metrics.catalogue import COLUMNS, card_of, markdown_of, metric_cards
     from repalign.regularize.loss_cards import loss_card
@@ -48,7 +48,7 @@ def metrics(
     if name is None and not as_json:
         losses = ", ".join(ALIGNMENT_LOSSES)
         print(f"alignment losses, for training, have cards too: {losses}", file=sys.stderr)
-    rows = metric_cards() if name is None else [card_of(parse_metric(name))]
+    rows = metric_cards() if name is None else [card_of(as_metric(name))]
     if name is not None and not as_json:
         print(markdown_of(rows[0]))
     else:
@@ -62,14 +62,14 @@ def validity(
     as_json: Json = False,
 ) -> None:
     """Put metrics through planted cases with known answers, and print a table a metric."""
-    from repalign.inputs import parse_metric
+    from repalign.choices import as_metric
     from repalign.metrics import METRICS
     from repalign.progress import track
     from repalign.tables import print_records
     from repalign.validity import check_validity as run
 
     words = names or sorted(METRICS)
-    chosen = [parse_metric(word) for word in words]
+    chosen = [as_metric(word) for word in words]
     found = []
     for word, metric in zip(words, track(chosen, "validity"), strict=True):
         rows = [dataclasses.asdict(row) for row in run(metric, draws=draws, seed=seed)]

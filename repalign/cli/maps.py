@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from repalign.cli.options import (
     Dataset,
+    Degrees,
     Device,
     Layers,
     Mirror,
@@ -84,12 +85,14 @@ def searchlight(
     layers: Layers = None,
     select: Select = None,
     device: Device = "auto",
+    visual_degrees: Degrees = None,
     to: To = None,
     mirror: Mirror = None,
     offline: Offline = False,
 ) -> None:
     """Compare models with the neuroids around each voxel or vertex, and write the map."""
-    from repalign.inputs import open_model, open_selected, parse_metric, split_words
+    from repalign.choices import as_metric
+    from repalign.inputs import named_layers, open_inputs, split_words
     from repalign.metrics import RSA
     from repalign.searchlights import (
         neighbourhoods_of,
@@ -98,17 +101,22 @@ def searchlight(
     )
     from repalign.searchlights import searchlight as run
 
-    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    chosen = parse_metric(metric)
+    chosen = as_metric(metric)
     if not isinstance(chosen, RSA):
         raise ValueError(f"--metric {metric}: a searchlight compares RDMs; use rsa")
     if (radius is None) == (nearest is None):
         raise ValueError("give either --radius or --nearest")
-    recording = open_selected(dataset, select, **where)
-    found: dict[str, Any] = {}
-    for model in models:
-        layered = open_model(model, recording, split_words(layers), device, None, where)
-        found |= {f"{model} {name}".strip(): layer for name, layer in layered.items()}
+    recording, opened = open_inputs(
+        dataset,
+        models,
+        conditions=select,
+        layers=split_words(layers),
+        device=device,
+        visual_degrees=visual_degrees,
+        to=to,
+        mirror=mirror,
+        offline=offline,
+    )
     given = {"left": left, "right": right}
     mesh = {side: path for side, path in given.items() if path is not None} or None
     hoods = neighbourhoods_of(
@@ -116,7 +124,7 @@ def searchlight(
     )
     maps = run(
         recording,
-        found,
+        named_layers(opened),
         chosen,
         neighbourhoods=hoods,
         fold=fold,

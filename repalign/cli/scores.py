@@ -1,4 +1,4 @@
-"""Verbs that compare, and write down what came out."""
+"""Verbs that compare."""
 
 from __future__ import annotations
 
@@ -24,76 +24,10 @@ from repalign.cli.options import (
     Select,
     SubjectsChoice,
     To,
-    complete_datasets,
     complete_metrics,
     complete_models,
     complete_recipes,
 )
-
-
-def demo(
-    train: Annotated[
-        bool,
-        typer.Option(
-            "--train",
-            help="Train networks toward a simulated robust population and toward controls, attack"
-            " them, and report (some minutes).",
-        ),
-    ] = False,
-    data: Annotated[
-        str,
-        typer.Option(
-            help="'simulated' (offline, planted truth), or a dataset such as kriegeskorte2008.",
-            autocompletion=complete_datasets,
-        ),
-    ] = "simulated",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of the report; by default repalign-demo, with the data's name or -train."
-        ),
-    ] = None,
-    to: To = None,
-    mirror: Mirror = None,
-    offline: Offline = False,
-    device: Device = "auto",
-    as_json: Json = False,
-) -> None:
-    """Run the whole path once: recording to Zarr, three models, metrics, figure and report.
-
-    With --train: networks drawn to a robust population and to controls, attacked, and reported.
-    """
-
-    def say(line: str) -> None:
-        print(line, file=sys.stderr)
-
-    if train:
-        if data != "simulated" or mirror is not None:
-            raise ValueError("--train simulates its recording: leave out --data and --mirror")
-        from repalign.tables import print_records
-        from repalign.training_demonstration import demonstrate_training
-
-        where = out or "repalign-demo-train"
-        trained = demonstrate_training(out=where, to=to, device=device, say=say)
-        print_records(trained.table, list(trained.table[0]), as_json=as_json)
-        if not as_json:
-            print(f"{trained.verdict}\nreport: {trained.report}   ({trained.seconds:.0f} s)")
-        return
-    from repalign.demonstration import demonstrate
-    from repalign.tables import print_rows
-
-    done = demonstrate(
-        data,
-        out=out or Path("repalign-demo" if data == "simulated" else f"repalign-demo-{data}"),
-        to=to,
-        mirror=mirror,
-        offline=offline or None,
-        device=device,
-        say=say,
-    )
-    print_rows(done.rows, as_json=as_json, only_best=True)
-    if not as_json:
-        print(f"{done.verdict}\nreport: {done.report}   ({done.seconds:.0f} s)")
 
 
 def compare(
@@ -196,15 +130,13 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare a recording with models, layer by layer; ingests and records what is missing."""
+    from repalign.choices import as_metric
     from repalign.cli.inferences import check_options, print_inferences
     from repalign.comparison import compare as run
     from repalign.inputs import (
         is_model_card,
-        layers_for,
-        open_model,
-        open_population,
-        parse_metric,
-        select_by_text,
+        named_layers,
+        open_inputs,
         split_words,
         with_patterns,
     )
@@ -218,16 +150,20 @@ def compare(
     if ceiling is not CeilingChoice.auto:
         others["--ceiling"] = ceiling.value
     check_options(inference, settings, others)
-    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    chosen = [parse_metric(text) for text in metric or ["rsa"]]
-    first = open_population(dataset, where)
-    for condition in select or []:
-        first = select_by_text(first, condition)
-    seconds: dict[str, Any] = {}
-    for model in models:
-        wanted = layers_for(model, split_words(layers), alone=len(models) == 1)
-        found = open_model(model, first, wanted, device, visual_degrees, where, on)
-        seconds |= {f"{model} {name}": layer for name, layer in found.items()}
+    chosen = [as_metric(text) for text in metric or ["rsa"]]
+    first, opened = open_inputs(
+        dataset,
+        models,
+        conditions=select,
+        layers=split_words(layers),
+        device=device,
+        visual_degrees=visual_degrees,
+        on=on,
+        to=to,
+        mirror=mirror,
+        offline=offline,
+    )
+    seconds = named_layers(opened)
     if inference is not None:
         settings |= {"over": inference.value, "seed": seed, "device": device}
         settings |= {} if resamples is None else {"n_resamples": resamples}
@@ -318,25 +254,23 @@ def recipe(
     as_json: Json = False,
 ) -> None:
     """Score models by a published procedure, layer by layer, with its own ceiling."""
-    from repalign.inputs import (
-        layers_for,
-        open_model,
-        open_population,
-        parse_recipe,
-        select_by_text,
-        split_words,
-    )
+    from repalign.inputs import open_inputs, parse_recipe, split_words
     from repalign.tables import print_records
 
     run = parse_recipe(name)
-    where: dict[str, Any] = {"to": to, "mirror": mirror, "offline": offline or None}
-    recording = open_population(dataset, where)
-    for condition in select or []:
-        recording = select_by_text(recording, condition)
+    recording, opened = open_inputs(
+        dataset,
+        models,
+        conditions=select,
+        layers=split_words(layers),
+        device=device,
+        visual_degrees=visual_degrees,
+        to=to,
+        mirror=mirror,
+        offline=offline,
+    )
     rows: list[dict[str, Any]] = []
-    for model in models:
-        wanted = layers_for(model, split_words(layers), alone=len(models) == 1)
-        found = open_model(model, recording, wanted, device, visual_degrees, where)
+    for model, found in opened.items():
         for layer, activations in found.items():
             score = run(recording, activations).row()
             rows.append({"model": model, "layer": layer, **score})
@@ -349,24 +283,3 @@ def recipe(
         row |= {name: None if row[name] is None else f"{row[name]:.3f}" for name in said}
     print_records(rows, ("model", "layer", *said), as_json=False)
     print("\n".join(dict.fromkeys(row["note"] for row in rows if row["note"])), file=sys.stderr)
-
-
-def report(
-    results: Annotated[
-        list[Path],
-        typer.Argument(
-            help="A study's TOML file or the folder it ran in; or results.json files, or folders"
-            " that hold them."
-        ),
-    ],
-    out: Annotated[Path, typer.Option(help="Folder of the report.")] = Path("repalign-report"),
-    title: Annotated[
-        str | None,
-        typer.Option(help="Title of the page; by default the study's or datasets' name."),
-    ] = None,
-) -> None:
-    """Write one page with tables and charts, and its numbers, from a study or earlier results."""
-    from repalign.studies import write_study_report
-
-    command = ["repalign", *sys.argv[1:]]
-    print(write_study_report(results, out, title=title, command=command))

@@ -50,7 +50,7 @@ def as_sessions(pilot: Array) -> Float[Tensor, "subject session pair"]:
     """Return RDMs of subjects, with or without sessions, condensed or square, as one tensor.
 
     Raises:
-        ValueError: another shape, fewer than 2 subjects, missing pairs.
+        ValueError: another shape, fewer than 2 subjects, missing pairs, an RDM that is constant.
     """
     rdms = as_tensor(pilot, name="pilot").detach().double().cpu()
     square = rdms.ndim >= 3 and rdms.shape[-1] == rdms.shape[-2]
@@ -67,7 +67,36 @@ def as_sessions(pilot: Array) -> Float[Tensor, "subject session pair"]:
     missing = int(rdms.isnan().any(-1).sum())
     if missing:
         raise ValueError(f"{missing} RDMs of the pilot hold NaN; leave out the stimuli concerned")
+    constant = _constant(rdms.mean(1))
+    if constant:
+        raise ValueError(f"the RDM of subject {constant[0]} (from 0) of the pilot is constant")
     return rdms
+
+
+def as_layers(layers: Array) -> Float[Tensor, "layer pair"]:
+    """Return the layers' RDMs, condensed.
+
+    Raises:
+        ValueError: another shape, missing pairs, or an RDM that is constant.
+    """
+    models = as_condensed(
+        as_tensor(layers, name="layers").detach().double().cpu(), name="layers", batch_dims=1
+    )
+    if bool(models.isnan().any()):
+        raise ValueError("an RDM of layers holds NaN; leave out the stimuli concerned")
+    constant = _constant(models)
+    if constant:
+        raise ValueError(
+            f"the RDM of layer {constant[0]} (from 0) is constant; nothing can be compared with it"
+        )
+    return models
+
+
+def _constant(rdms: Float[Tensor, "row pair"]) -> list[int]:
+    """Which rows do not vary, but for rounding."""
+    low, high = rdms.aminmax(dim=-1)
+    found: list[int] = (high - low <= 1e-12 * rdms.abs().amax(-1)).nonzero()[:, 0].tolist()
+    return found
 
 
 def _cross(k: Float[Tensor, "row n n"]) -> tuple[float, float]:
@@ -107,9 +136,7 @@ def estimate_components(pilot: Array, layers: Array) -> Components:
         Moments of the Wishart distribution: Muirhead 1982, https://doi.org/10.1002/9780470316559
     """
     rdms = as_sessions(pilot)
-    models = as_condensed(
-        as_tensor(layers, name="layers").detach().double().cpu(), name="layers", batch_dims=1
-    )
+    models = as_layers(layers)
     if len(models) != 2 or models.shape[-1] != rdms.shape[-1]:
         raise ValueError(
             f"layers has {len(models)} RDMs of {stimulus_count(models.shape[-1])} stimuli; expected"

@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from repalign.designs.pilot_components import Components, as_sessions, estimate_components
+from repalign.choices import as_whole_number
+from repalign.designs.pilot_components import (
+    Components,
+    as_layers,
+    as_sessions,
+    estimate_components,
+)
 from repalign.designs.power_intervals import pilot_effect, power_interval
 from repalign.designs.simulated_designs import TESTS, Design, simulate_design, smallest_p
-from repalign.metrics.calls import Array, as_tensor
+from repalign.metrics.calls import Array
 from repalign.metrics.comparators import check_choice
-from repalign.metrics.pairs import as_condensed
 from repalign.progress import track
 
 if TYPE_CHECKING:
@@ -189,6 +194,7 @@ def power(
         Schütt et al. 2023, https://doi.org/10.7554/eLife.82566
     """
     check_choice(test, TESTS, "test")
+    seed = as_whole_number(seed, "seed")
     if comparator in WHITENED:
         raise ValueError(f"comparator {comparator!r} needs all pairs of stimuli; use 'corr'")
     if not 0 < alpha < 1 or n_simulations < 1 or n_resamples < 2:
@@ -196,9 +202,7 @@ def power(
             f"alpha is {alpha}, n_simulations {n_simulations} and n_resamples {n_resamples};"
             " expected a share, 1 or more, and 2 or more"
         )
-    models = as_condensed(
-        as_tensor(layers, name="layers").detach().double().cpu(), name="layers", batch_dims=1
-    )
+    models = as_layers(layers)
     components = pilot if isinstance(pilot, Components) else estimate_components(pilot, models)
     measured = None
     if not isinstance(pilot, Components):

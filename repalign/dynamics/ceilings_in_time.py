@@ -7,12 +7,13 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from repalign.ceiling import MINIMUM_REPEATED, has_split_half, nili_ceiling, split_half_masks
+from repalign.ceiling import nili_ceiling
 from repalign.dynamics.similarities import BLOCK_ELEMENTS, mean_of_half, prepare_frames
 from repalign.dynamics.time_axes import TimedPopulation, frames_of
 from repalign.metrics import CKA, RSA, InnerProductMetric
 from repalign.metrics.gram import in_working_precision
 from repalign.recording_ceilings import GROUP_SUBJECT, CeilingChoice
+from repalign.split_half import MINIMUM_REPEATED, has_split_half, split_half_masks
 
 SPLITS = 20
 

@@ -2,39 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign import __version__
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.dynamics.ceilings_in_time import bin_ceilings
-from repalign.dynamics.similarities import (
-    check_metric,
-    permuted_grids,
-    prepare_frames,
-    random_orders,
-    similarity_grid,
-)
-from repalign.dynamics.time_axes import (
-    TimedPopulation,
-    frames_of,
-    recordings_of,
-    shared_ids,
-    target_coordinates,
-    time_coordinates,
-    timed_parts,
-)
+from repalign.dynamics.grids import layer_grids, stacked
+from repalign.dynamics.similarities import check_metric
+from repalign.dynamics.time_axes import recordings_of
 from repalign.inference import Interval, bootstrap_rsa, jackknife_cka
 from repalign.metrics import CKA, RSA, InnerProductMetric, Metric
 from repalign.metrics.calls import pick_device
-from repalign.populations import MatchedPopulation, layers_of, match_population, parts_of
+from repalign.populations import layers_of
 from repalign.progress import track
 from repalign.recording import STIMULUS, TIME_BIN, stimulus_ids
 from repalign.recording_ceilings import CeilingChoice, ceiling_choice
@@ -105,57 +87,42 @@ def time_resolved(
     Reference:
         Cichy, Pantazis & Oliva 2014, https://doi.org/10.1038/nn.3635
     """
-    compared = check_metric(as_metric(metric), NAME)
+    compared, seed = check_metric(as_metric(metric), NAME), as_whole_number(seed, "seed")
     if n_resamples < 0 or n_permutations < 0:
         raise ValueError(
             f"n_resamples is {n_resamples} and n_permutations {n_permutations}; expected 0 or more"
         )
     choice = ceiling_choice(ceiling)
     every = recordings_of(recordings, NAME)
-    layers = layers_of(models)
-    ids = shared_ids([*every, *_named(layers, every[0])], NAME)
+    layers = _named(layers_of(models), every[0])
     where = pick_device(device)
-    networks = prepared_layers(layers, ids, compared, where)
-    second = torch.stack([one.prepared for one in networks])
-    parts = timed_parts(every, ids, compared, NAME)
-    orders = random_orders(len(ids), n_permutations, seed)
-    first: list[Tensor] = []
-    columns: dict[str, list[Tensor]] = {"value": [], "low": [], "high": [], "null": []}
-    for part in track(parts, f"{compared.name}: time bins", show=progress):
-        prepared = prepared_parts([part], compared, where)[0]
-        first.append(prepared)
-        columns["value"].append(similarity_grid(compared, prepared, second).mT)
-        if n_resamples:
-            low, high = _intervals(compared, prepared, second, n_resamples, seed, confidence)
-            columns["low"].append(low)
-            columns["high"].append(high)
-        if n_permutations:
-            null = torch.cat(list(permuted_grids(compared, prepared, second, orders)))
-            columns["null"].append(null.mT)
+    grids, parts, first, second = layer_grids(
+        every,
+        layers,
+        compared,
+        NAME,
+        n_permutations=n_permutations,
+        seed=seed,
+        device=where,
+        progress=progress,
+    )
+    dims = ("target", "draw", "layer", TIME_BIN)
+    found = grids.transpose(*dims, missing_dims="ignore")
+    if n_resamples:
+        ends = [
+            _intervals(compared, prepared, second, n_resamples, seed, confidence)
+            for prepared in track(first, f"{compared.name}: intervals", show=progress)
+        ]
+        for name, column in zip(("low", "high"), zip(*ends, strict=True), strict=True):
+            found[name] = (("target", "layer", TIME_BIN), stacked(column))
     ceilings = bin_ceilings(parts, first, compared, choice, seed=seed, device=where)
-    n_bins = len(first[0])
-    nothing = torch.full((n_bins,), torch.nan)
-    dims = ("target", "layer", TIME_BIN)
-    variables: dict[str, Any] = {
-        name: (dims if name != "null" else ("target", "draw", *dims[1:]), stacked(columns[name]))
-        for name in columns
-        if columns[name]
-    }
+    nothing = torch.full((len(first[0]),), torch.nan)
     for end in ("low", "high", "undefined"):
         bounds = [nothing if one is None else getattr(one, end) for one in ceilings]
-        variables[f"ceiling_{end}"] = (("target", TIME_BIN), stacked(bounds))
+        found[f"ceiling_{end}"] = (("target", TIME_BIN), stacked(bounds))
     kinds = dict.fromkeys(one.kind for one in ceilings if one is not None)
     interval = _interval_kind(compared, n_resamples, confidence) if n_resamples else ""
-    return xr.Dataset(
-        variables,
-        coords={
-            **target_coordinates(parts),
-            **layer_coordinates(networks),
-            **time_coordinates(every[0]),
-        },
-        attrs=described(compared, parts, networks, len(ids), seed)
-        | {"ceiling_kind": ", ".join(kinds), "interval": interval},
-    )
+    return found.assign_attrs(ceiling_kind=", ".join(kinds), interval=interval)
 
 
 def _named(layers: Sequence[xr.Dataset], recording: xr.Dataset) -> list[xr.Dataset]:
@@ -174,40 +141,6 @@ def _named(layers: Sequence[xr.Dataset], recording: xr.Dataset) -> list[xr.Datas
                 " compare two time axes with repalign.cross_temporal"
             )
     return list(layers)
-
-
-def prepared_layers(
-    layers: Sequence[xr.Dataset], ids: list[str], metric: Metric, device: torch.device
-) -> list[MatchedPopulation]:
-    """The layers on the stimuli, prepared for the metric; another recording gives one a region."""
-    return [
-        match_population(target, part, ids, metric, device, predicts=True)
-        for ds in layers
-        for target, part in parts_of(ds)
-    ]
-
-
-def prepared_parts(
-    parts: Sequence[TimedPopulation], metric: InnerProductMetric, device: torch.device
-) -> list[Tensor]:
-    """What the metric prepares of each part, time first."""
-    return [
-        prepare_frames(
-            metric,
-            frames_of(
-                part.responses
-                if metric.needs_repeats and len(part.responses) > 1
-                else part.average,
-                device,
-            ),
-        )
-        for part in parts
-    ]
-
-
-def stacked(columns: Sequence[Tensor]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Tensors as one array, a target first."""
-    return torch.stack([one.detach().double().cpu() for one in columns]).numpy()
 
 
 def _intervals(
@@ -248,40 +181,3 @@ def _intervals(
 def _interval_kind(metric: Metric, n_resamples: int, confidence: float) -> str:
     drawn = "jackknife" if isinstance(metric, CKA) else f"bootstrap, {n_resamples} resamples,"
     return f"{100 * confidence:g} % {drawn} over stimuli"
-
-
-def layer_coordinates(networks: Sequence[MatchedPopulation]) -> dict[str, Any]:
-    """Layer and model of each column; where layers of two models agree, both name the column."""
-    own = [" ".join(filter(None, one.target)) or one.dataset for one in networks]
-    models = [one.dataset for one in networks]
-    if len(set(own)) < len(own):
-        own = [f"{model} {name}" for model, name in zip(models, own, strict=True)]
-    if len(set(own)) < len(own):
-        twice = next(name for name in own if own.count(name) > 1)
-        raise ValueError(f"{NAME}: {twice!r} was given twice; give each layer once")
-    return {"layer": ("layer", own), "model": ("layer", models)}
-
-
-def described(
-    metric: Metric,
-    parts: Sequence[TimedPopulation],
-    networks: Sequence[MatchedPopulation],
-    n_stimuli: int,
-    seed: int,
-) -> dict[str, Any]:
-    """What is needed to compute it again."""
-    parameters: dict[str, Any] = (
-        dataclasses.asdict(metric) if dataclasses.is_dataclass(metric) else {}
-    )
-    return {
-        "kind": "dynamics",
-        "dataset": ", ".join(dict.fromkeys(part.dataset for part in parts)),
-        "metric": metric.name,
-        "metric_parameters": json.dumps(parameters),
-        "n_stimuli": n_stimuli,
-        "seed": seed,
-        "version": __version__,
-        "fingerprints": json.dumps(
-            [part.fingerprint for part in parts] + [one.fingerprint for one in networks]
-        ),
-    }

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.ceiling import split_half_masks
-from repalign.choices import as_metric
-from repalign.dynamics.courses import (
+from repalign.choices import as_metric, as_whole_number
+from repalign.dynamics.grids import (
     described,
-    layer_coordinates,
-    prepared_layers,
-    prepared_parts,
-    stacked,
+    grid_dataset,
+    grid_of,
+    layer_grids,
+    prepared_part,
 )
 from repalign.dynamics.similarities import (
     check_metric,
     mean_of_half,
-    permuted_grids,
     prepare_frames,
     random_orders,
-    similarity_grid,
 )
 from repalign.dynamics.time_axes import (
     TimedPopulation,
@@ -41,6 +37,7 @@ from repalign.metrics.gram import in_working_precision
 from repalign.populations import layers_of
 from repalign.progress import track
 from repalign.recording import STIMULUS, TIME_BIN
+from repalign.split_half import split_half_masks
 
 NAME = "cross_temporal"
 
@@ -107,7 +104,7 @@ def cross_temporal(
         King & Dehaene 2014, https://doi.org/10.1016/j.tics.2014.01.002; for RDMs: Cichy, Pantazis
         & Oliva 2014, https://doi.org/10.1038/nn.3635
     """
-    compared = check_metric(as_metric(metric), NAME)
+    compared, seed = check_metric(as_metric(metric), NAME), as_whole_number(seed, "seed")
     if splits < 1 or n_permutations < 0:
         raise ValueError(
             f"splits is {splits} and n_permutations {n_permutations}; expected 1 or more, and 0 or"
@@ -118,8 +115,19 @@ def cross_temporal(
     if other is None:
         return _within(every, compared, splits, n_permutations, seed, where, progress)
     if isinstance(other, xr.Dataset) and _has_time(other):
-        return _between(every, other, compared, n_permutations, seed, where)
-    return _with_layers(every, other, compared, n_permutations, seed, where)
+        return _between(every, other, compared, n_permutations, seed, where, progress)
+    layers = layers_of(other)
+    _check_layers(layers)
+    return layer_grids(
+        every,
+        layers,
+        compared,
+        NAME,
+        n_permutations=n_permutations,
+        seed=seed,
+        device=where,
+        progress=progress,
+    )[0]
 
 
 def _has_time(ds: xr.Dataset) -> bool:
@@ -138,26 +146,19 @@ def _within(
     ids = shared_ids(every, NAME)
     parts = timed_parts(every, ids, metric, NAME)
     orders = random_orders(len(ids), n_permutations, seed)
-    values, nulls = [], []
+    grids = []
     for part in track(parts, f"{metric.name}: time × time", show=progress):
-        total, null = torch.zeros(()), torch.zeros(())
+        value, null = torch.zeros(()), torch.zeros(())
         for a, b in _prepared_halves(part, metric, splits, seed, device):
-            grid = similarity_grid(metric, a, b)
-            total = total.to(grid) + (grid + grid.mT) / 2 / splits
-            if n_permutations:
-                moved = torch.cat(list(permuted_grids(metric, a, b, orders)))
-                null = null.to(moved) + (moved + moved.mT) / 2 / splits
-        values.append(total)
-        nulls.append(null)
-    dims = ("target", TIME_BIN, f"{TIME_BIN}_")
-    return xr.Dataset(
-        _variables(values, nulls, dims, n_permutations),
-        coords={
-            **target_coordinates(parts),
-            **time_coordinates(every[0]),
-            **time_coordinates(every[0], "_"),
-        },
-        attrs=described(metric, parts, [], len(ids), seed) | {"splits": splits},
+            grid, moved = grid_of(metric, a, b, orders)
+            value = value.to(grid) + (grid + grid.mT) / 2 / splits
+            null = null.to(grid) + (moved + moved.mT) / 2 / splits
+        grids.append((value, null))
+    return grid_dataset(
+        grids,
+        ("target", TIME_BIN, f"{TIME_BIN}_"),
+        target_coordinates(parts) | time_coordinates(every[0]) | time_coordinates(every[0], "_"),
+        described(metric, parts, len(ids), seed) | {"splits": splits},
     )
 
 
@@ -198,76 +199,36 @@ def _between(
     n_permutations: int,
     seed: int,
     device: torch.device,
+    progress: bool,
 ) -> xr.Dataset:
     others = recordings_of(other, NAME)
     ids = shared_ids([*every, *others], NAME)
     ours, theirs = (timed_parts(side, ids, metric, NAME) for side in (every, others))
-    first, second = (prepared_parts(side, metric, device) for side in (ours, theirs))
+    first, second = (
+        [prepared_part(part, metric, device) for part in side] for side in (ours, theirs)
+    )
     orders = random_orders(len(ids), n_permutations, seed)
     pairs = [(i, j) for i in range(len(ours)) for j in range(len(theirs))]
-    values = [similarity_grid(metric, first[i], second[j]) for i, j in pairs]
-    nulls = [
-        torch.cat(list(permuted_grids(metric, first[i], second[j], orders)))
-        for i, j in pairs
-        if n_permutations
-    ]
-    own = target_coordinates([ours[i] for i, _ in pairs])
-    names = [f"{ours[i].name} × {theirs[j].name}" for i, j in pairs]
-    return xr.Dataset(
-        _variables(values, nulls, ("target", TIME_BIN, f"{TIME_BIN}_"), n_permutations),
-        coords={
-            **own,
-            "target": ("target", names),
-            "other": ("target", [theirs[j].name for _, j in pairs]),
-            **time_coordinates(every[0]),
-            **time_coordinates(others[0], "_"),
-        },
-        attrs=described(metric, [*ours, *theirs], [], len(ids), seed),
+    shown = track(pairs, f"{metric.name}: time × time", show=progress)
+    names = {
+        "target": [f"{ours[i].name} × {theirs[j].name}" for i, j in pairs],
+        "other": [theirs[j].name for _, j in pairs],
+    }
+    return grid_dataset(
+        [grid_of(metric, first[i], second[j], orders) for i, j in shown],
+        ("target", TIME_BIN, f"{TIME_BIN}_"),
+        target_coordinates([ours[i] for i, _ in pairs])
+        | {name: ("target", values) for name, values in names.items()}
+        | time_coordinates(every[0])
+        | time_coordinates(others[0], "_"),
+        described(metric, [*ours, *theirs], len(ids), seed),
     )
 
 
-def _with_layers(
-    every: list[xr.Dataset],
-    other: xr.Dataset | Mapping[str, xr.Dataset],
-    metric: InnerProductMetric,
-    n_permutations: int,
-    seed: int,
-    device: torch.device,
-) -> xr.Dataset:
-    layers = layers_of(other)
+def _check_layers(layers: list[xr.Dataset]) -> None:
     if len(layers) < 2 or any(_has_time(ds) or STIMULUS not in ds.coords for ds in layers):
         raise ValueError(
             f"{NAME}: other is {len(layers)} layers; expected 2 or more in the order of their time,"
             " with stimulus ids and without time bins, or one recording with time bins. One layer"
             " is compared along time by repalign.time_resolved"
         )
-    ids = shared_ids([*every, *layers], NAME)
-    networks = prepared_layers(layers, ids, metric, device)
-    second = torch.stack([one.prepared for one in networks])
-    parts = timed_parts(every, ids, metric, NAME)
-    orders = random_orders(len(ids), n_permutations, seed)
-    first = prepared_parts(parts, metric, device)
-    values = [similarity_grid(metric, prepared, second) for prepared in first]
-    nulls = [
-        torch.cat(list(permuted_grids(metric, prepared, second, orders)))
-        for prepared in first
-        if n_permutations
-    ]
-    return xr.Dataset(
-        _variables(values, nulls, ("target", TIME_BIN, "layer"), n_permutations),
-        coords={
-            **target_coordinates(parts),
-            **time_coordinates(every[0]),
-            **layer_coordinates(networks),
-        },
-        attrs=described(metric, parts, networks, len(ids), seed),
-    )
-
-
-def _variables(
-    values: list[Tensor], nulls: list[Tensor], dims: tuple[str, ...], n_permutations: int
-) -> dict[str, Any]:
-    found: dict[str, Any] = {"value": (dims, stacked(values))}
-    if n_permutations:
-        found["null"] = (("target", "draw", *dims[1:]), stacked(nulls))
-    return found

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from repalign.choices import as_whole_number
 from repalign.inference import latency, onset_latency, peak_latency
 from repalign.inference.latencies import Method
 from repalign.recording import TIME_BIN
@@ -65,6 +66,7 @@ def latency_table(
         raise ValueError(
             f"latencies are those of repalign.time_resolved's result; this has {dict(result.sizes)}"
         )
+    seed = as_whole_number(seed, "seed")
     times = torch.as_tensor(result["time_ms"].values.astype(float))
     names = [
         " ".join(filter(None, map(str, pair)))

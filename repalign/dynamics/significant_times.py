@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 import xarray as xr
 
+from repalign.choices import as_whole_number
 from repalign.inference import TestedClusters, cluster_permutation_test, cluster_test_of_null
 from repalign.inference.cluster_permutations import ClusterSize
 from repalign.inference.significance import Alternative
@@ -74,6 +75,7 @@ def time_clusters(
         >>> cluster_table(found)[["start_ms", "stop_ms", "p"]].iloc[0].tolist()
         [50.0, 120.0, 0.00390625]
     """
+    seed = as_whole_number(seed, "seed")
     values, null, series = _values(result, over)
     if minus is not None:
         values, null = _less(values, minus), None if null is None else _less(null, minus)

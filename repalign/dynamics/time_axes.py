@@ -100,6 +100,19 @@ def _check_time(ds: xr.Dataset, what: str) -> None:
             f"{what}: {name} has no coordinate {missing[0]!r} on time_bin, which says when its bins"
             " are (in ms)"
         )
+    starts, stops = (np.asarray(ds[edge].values, float) for edge in (TIME_BIN_START, TIME_BIN_STOP))
+    if not (np.isfinite(starts) & np.isfinite(stops) & (starts <= stops)).all():
+        raise ValueError(
+            f"{what}: a time bin of {name} has no start and stop in ms, or stops before it starts"
+        )
+    later = np.diff(starts + stops)
+    if (later <= 0).any():
+        at = int(np.flatnonzero(later <= 0)[0])
+        raise ValueError(
+            f"{what}: the time bins of {name} are not in the order of time, or stand there twice:"
+            f" one starts at {starts[at + 1]:g} ms after one at {starts[at]:g} ms, and clusters and"
+            f" latencies are of neighbours. Use ds.sortby({TIME_BIN_START!r}), with each bin once"
+        )
 
 
 def timed_parts(

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 
 from repalign import __version__
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.evidence.chunks import number_of_workers, one_thread_each
+from repalign.evidence.cka_resamples import score_cka
 from repalign.evidence.claims import claim_of, warn_of_fixed_stimuli
 from repalign.evidence.materials import (
     Candidate,
@@ -33,9 +34,10 @@ from repalign.evidence.plans import (
     chosen_method,
     kind_of,
 )
+from repalign.evidence.predictivity_resamples import score_predictivity
 from repalign.evidence.resampled import Scored
 from repalign.evidence.rsa_resamples import grouped, score_fitted_rsa, score_rsa
-from repalign.evidence.score_resamples import score_cka, score_others, score_predictivity
+from repalign.evidence.score_resamples import score_others
 from repalign.evidence.tabling import Named, RegionFound, make_tables
 from repalign.evidence.testing import run_tests
 from repalign.inference.draws import Over
@@ -118,7 +120,8 @@ def infer(
         An `Inference`: tables, all resamples with named dimensions, and the claim in a sentence.
 
     Raises:
-        ValueError: too few stimuli (4 of RSA) or subjects (2) to resample, no shared stimuli, a
+        ValueError: too few stimuli (4 of RSA, 3 a fold of predictivity) or subjects (2) to
+            resample, no shared stimuli, a
             method that is wrong for the metric and why, settings that do not go together, values
             that are undefined.
 
@@ -179,11 +182,11 @@ def infer(
         test=test,
         alternative=alternative,
         correction=correction,
-        n_resamples=n_resamples,
-        n_permutations=n_permutations,
-        n_folds=n_folds,
-        n_repeats=n_repeats,
-        seed=seed,
+        n_resamples=as_whole_number(n_resamples, "n_resamples"),
+        n_permutations=_whole_or_none(n_permutations, "n_permutations"),
+        n_folds=_whole_or_none(n_folds, "n_folds"),
+        n_repeats=as_whole_number(n_repeats, "n_repeats"),
+        seed=as_whole_number(seed, "seed"),
         workers=number_of_workers(workers, where),
         device=where,
     )
@@ -218,6 +221,10 @@ def infer(
         provenance=_provenance(materials),
         _resamples=to_dataset(found, names, materials.stimuli),
     )
+
+
+def _whole_or_none(value: int | None, name: str) -> int | None:
+    return None if value is None else as_whole_number(value, name, least=1)
 
 
 def _names(materials: Materials, plan: Plan) -> list[Named]:

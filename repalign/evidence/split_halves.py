@@ -9,12 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.ceiling import (
-    MINIMUM_REPEATED,
-    has_split_half,
-    random_halves,
-    split_half_ceiling,
-)
 from repalign.evidence.chunks import in_chunks
 from repalign.evidence.plans import Plan
 from repalign.evidence.resampled import Parts
@@ -26,6 +20,7 @@ from repalign.metrics.calls import recorded_presentations
 from repalign.metrics.comparators import comparator_named
 from repalign.metrics.gram import centre, in_working_precision
 from repalign.populations import MatchedPopulation
+from repalign.split_half import MINIMUM_REPEATED, has_split_half, random_halves, split_half_ceiling
 
 SPLITS = 4  # random halves that are followed through the resamples; the value is of 20
 Halves = tuple[Tensor, Tensor, Tensor]  # averages over either half, and over all repetitions

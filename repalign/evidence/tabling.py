@@ -10,11 +10,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from repalign.evidence.correcting import corrected
 from repalign.evidence.materials import Region
 from repalign.evidence.plans import Plan
 from repalign.evidence.resampled import Scored, known
 from repalign.evidence.testing import Tested, pair_indices
+from repalign.evidence.verdicts import corrected, verdict
 from repalign.inference import (
     Interval,
     bca_intervals,
@@ -22,13 +22,6 @@ from repalign.inference import (
     t_intervals,
 )
 from repalign.metrics import Metric
-
-HYPOTHESES = {  # what each test asks
-    "chance": "differs from chance",
-    "labels": "related to the stimuli's labels",
-    "ceiling": "differs from the lower noise ceiling",
-    "pairs": "two models differ",
-}
 
 
 @dataclass(frozen=True)
@@ -182,28 +175,6 @@ def _ceiling_interval(
     return known(found.low), known(found.high)
 
 
-def _verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:
-    if least > plan.alpha:
-        return (
-            f"{HYPOTHESES[hypothesis]}: cannot be significant, since no corrected p is below"
-            f" {least:.3g} with {n} {'subjects' if plan.over != 'stimuli' else 'stimuli'}"
-        )
-    if p > plan.alpha:
-        return {
-            "chance": "not told from chance",
-            "labels": "no relation shown",
-            "ceiling": "not told from the lower ceiling",
-            "pairs": "not told apart",
-        }[hypothesis]
-    up = effect > 0
-    return {
-        "chance": "above chance" if up else "below chance",
-        "labels": "related" if up else "related, inversely",
-        "ceiling": "above the lower ceiling" if up else "below the ceiling",
-        "pairs": "first" if up else "second",
-    }[hypothesis]
-
-
 def _tests(
     found: Sequence[RegionFound], models: Sequence[Named], plan: Plan
 ) -> list[dict[str, Any]]:
@@ -225,7 +196,7 @@ def _tests(
                         "effect": effect,
                         **own,
                         **_how(test),
-                        "verdict": _verdict(hypothesis, effect, own["p_corrected"], least, plan, n),
+                        "verdict": verdict(hypothesis, effect, own["p_corrected"], least, plan, n),
                     }
                 )
     return rows
@@ -264,7 +235,7 @@ def _pairs(
         for i, (a, b) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
             own = numbers.of(i)
             better = float(test.effects[i]) * (1 if metric.higher_is_more_similar else -1)
-            said = _verdict("pairs", better, own["p_corrected"], least, plan, _units(one, plan))
+            said = verdict("pairs", better, own["p_corrected"], least, plan, _units(one, plan))
             winner = {"first": models[a].name, "second": models[b].name}.get(said)
             rows.append(
                 {

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from repalign.evidence.cka_resamples import unit_grams
 from repalign.evidence.materials import Candidate, Region
 from repalign.evidence.plans import Plan, kind_of
 from repalign.evidence.resampled import Scored
-from repalign.evidence.score_resamples import unit_grams
 from repalign.inference import (
     Significance,
     Variances,

@@ -13,7 +13,6 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.ceiling import MINIMUM_REPEATED, has_split_half, split_half_ceiling
 from repalign.experiments.audit_measures import (
     Instrument,
     fewest_stimuli,
@@ -30,6 +29,7 @@ from repalign.recording import (
     targets,
 )
 from repalign.regularize.target_responses import check_target
+from repalign.split_half import MINIMUM_REPEATED, has_split_half, split_half_ceiling
 
 TRAINED, HELD_OUT = "trained", "held out"
 OTHER_METRICS: tuple[Metric, ...] = (

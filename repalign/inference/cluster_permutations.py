@@ -6,14 +6,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from scipy import ndimage, stats
 from torch import Tensor
 
-from repalign.inference.sign_flips import sign_patterns, t_statistics
-from repalign.inference.significance import ROUNDING, Alternative, check_alternative
+from repalign.inference.graph_clusters import Graph, find_clusters, largest_clusters
+from repalign.inference.map_draws import DrawnMaps, flipped_maps, permuted_maps
+from repalign.inference.significance import Alternative, check_alternative
 
 ClusterSize = Literal["mass", "extent"]
-BLOCK_ELEMENTS = 1 << 22
 POINTWISE = 0.05  # p of a single point at the default threshold
 
 
@@ -112,33 +111,10 @@ def cluster_permutation_test(
         )
     rows = values.detach().double().cpu().reshape(n, -1)
     measured = _measured(rows)
-    rows = rows.where(measured, 0)
-    if threshold is None:
-        tails = 2 if alternative == "two-sided" else 1
-        threshold = float(stats.t.ppf(1 - POINTWISE / tails, n - 1))
-    signs, exact = sign_patterns(n, n_flips, seed)
-    squares = rows.square().sum(0)
-    blocks = torch.split(signs, max(1, BLOCK_ELEMENTS // rows.shape[1]))
-    shape = values.shape[1:]
-    largest = [
-        _largest(
-            t_statistics(block @ rows, squares, n).reshape(-1, *shape), threshold, alternative, size
-        )
-        for block in blocks
-    ]
-    observed = t_statistics(rows.sum(0, keepdim=True), squares, n)[0]
-    least = (2.0 if alternative == "two-sided" else 1.0) / 2.0**n
-    return _tested(
-        observed.where(measured, torch.nan).reshape(shape),
-        torch.cat(largest),
-        threshold=threshold,
-        alternative=alternative,
-        size=size,
-        exact=exact,
-        smallest_p=least if exact else max(least, 1 / (n_flips + 1)),
-        kind=f"clusters by {size}, sign-flip over subjects, {'exact' if exact else 'random'}, "
-        f"{alternative}",
+    drawn = flipped_maps(
+        rows.where(measured, 0), alternative=alternative, n_flips=n_flips, seed=seed
     )
+    return _tested(drawn, measured.reshape(values.shape[1:]), threshold, size)
 
 
 def cluster_test_of_null(
@@ -191,27 +167,11 @@ def cluster_test_of_null(
             f"observed has shape {tuple(observed.shape)} and null {tuple(null.shape)}; expected "
             "points, and one or more draws × the same points."
         )
-    shape = observed.shape
     every = torch.cat([observed[None], null]).detach().double().cpu().reshape(1 + len(null), -1)
     measured = _measured(every, what="draws (row 0 is the observed map)")
-    every = every.where(measured, 0)
-    spread = every.std(0, correction=0)
-    z = (every - every.mean(0)) / spread.where(spread > 0, 1)
-    if threshold is None:
-        tails = 2 if alternative == "two-sided" else 1
-        threshold = float(stats.norm.ppf(1 - POINTWISE / tails))
-    blocks = torch.split(z[1:], max(1, BLOCK_ELEMENTS // z.shape[1]))
-    largest = [_largest(b.reshape(-1, *shape), threshold, alternative, size) for b in blocks]
-    return _tested(
-        z[0].where(measured, torch.nan).reshape(shape),
-        torch.cat(largest),
-        threshold=threshold,
-        alternative=alternative,
-        size=size,
-        exact=False,
-        smallest_p=1 / (len(null) + 1),
-        kind=f"clusters by {size}, {draws}, random, {alternative}",
-    )
+    maps = every.where(measured, 0).numpy()
+    drawn = permuted_maps(maps[0], maps[1:], alternative=alternative, draws=draws)
+    return _tested(drawn, measured.reshape(observed.shape), threshold, size)
 
 
 def _check_choices(alternative: str, size: str, threshold: float | None) -> None:
@@ -241,73 +201,34 @@ def _measured(rows: Float[Tensor, "row point"], *, what: str = "subjects") -> Bo
     return finite.all(0)
 
 
-def _parts(
-    statistic: np.ndarray[Any, Any], threshold: float, sign: int
-) -> tuple[np.ndarray[Any, Any], int]:
-    """Number the clusters of one sign, of each map of a stack."""
-    near = np.zeros((3,) * statistic.ndim, dtype=bool)
-    near[1] = ndimage.generate_binary_structure(statistic.ndim - 1, 1)  # maps do not touch
-    labels, count = ndimage.label(sign * statistic > threshold, structure=near)
-    return labels, count
-
-
-def _sizes(
-    statistic: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], count: int, size: str, sign: int
-) -> np.ndarray[Any, Any]:
-    weights = statistic if size == "mass" else np.full(statistic.shape, float(sign))
-    found: np.ndarray[Any, Any] = np.bincount(labels.ravel(), weights.ravel(), count + 1)[1:]
-    return found
-
-
-def _largest(
-    maps: Float[Tensor, "draw *point"], threshold: float, alternative: str, size: str
-) -> Float[Tensor, "draw"]:
-    """Return the size of each map's largest cluster of either sign; 0 without any."""
-    statistic = maps.numpy()
-    largest = np.zeros(len(statistic))
-    for sign in (1, -1) if alternative == "two-sided" else (1,):
-        labels, count = _parts(statistic, threshold, sign)
-        inside = labels > 0
-        map_of = np.zeros(count + 1, dtype=np.int64)
-        map_of[labels[inside]] = inside.nonzero()[0]
-        np.maximum.at(largest, map_of[1:], np.abs(_sizes(statistic, labels, count, size, sign)))
-    return torch.from_numpy(largest)
-
-
 def _tested(
-    observed: Float[Tensor, "*point"],
-    largest: Float[Tensor, "draw"],
-    *,
-    threshold: float,
-    alternative: str,
-    size: str,
-    exact: bool,
-    smallest_p: float,
-    kind: str,
+    drawn: DrawnMaps, measured: Bool[Tensor, "*point"], threshold: float | None, size: ClusterSize
 ) -> TestedClusters:
-    """Compare the observed clusters with the largest of each draw."""
-    statistic = observed.nan_to_num(nan=0.0).numpy()[None]
-    labels = np.zeros(statistic.shape, dtype=np.int64)
-    sizes: list[float] = []
-    for sign in (1, -1) if alternative == "two-sided" else (1,):
-        own, count = _parts(statistic, threshold, sign)
-        labels[own > 0] = own[own > 0] + len(sizes)
-        sizes += _sizes(statistic, own, count, size, sign).tolist()
-    found = torch.tensor(sizes, dtype=torch.float64)
-    order = found.abs().argsort(descending=True, stable=True)
-    place = torch.zeros(len(found) + 1, dtype=torch.int64)
-    place[order + 1] = torch.arange(len(found)) + 1
-    found = found[order]
-    extra = 0 if exact else 1
-    slack = 1 - ROUNDING
-    p = ((largest[:, None] >= found.abs() * slack).sum(0) + extra).double()
+    """Compare the clusters of the observed map with the largest of each draw."""
+    graph, beyond = Graph.of_grid(measured.shape), threshold or drawn.threshold(POINTWISE)
+    forming: dict[str, Any] = {
+        "graph": graph,
+        "threshold": beyond,
+        "two_sided": drawn.two_sided,
+        "base": 0.0,
+    }
+    by_mass = size == "mass"
+    found = find_clusters(drawn.observed, **forming)
+    largest = [largest_clusters(block, by_mass=by_mass, **forming) for block in drawn.blocks]
+    null = np.concatenate(largest)
+    sizes = found.mass if by_mass else found.extent
+    order = np.argsort(-sizes, kind="stable")
+    place = np.append(np.argsort(order) + 1, 0)  # 0 for the label -1
+    inside = found.label >= 0
+    sign = np.ones(len(sizes))
+    sign[found.label[inside]] = np.sign(drawn.observed[inside])
     return TestedClusters(
-        statistic=observed,
-        labels=place[torch.from_numpy(labels[0])],
-        size=found,
-        p=p / (len(largest) + extra),
-        threshold=threshold,
-        smallest_p=smallest_p,
-        kind=kind,
-        null=largest,
+        statistic=torch.from_numpy(drawn.observed).reshape(measured.shape).where(measured, np.nan),
+        labels=torch.from_numpy(place[found.label]).reshape(measured.shape),
+        size=torch.from_numpy((sign * sizes)[order]),
+        p=torch.from_numpy(drawn.family_p(sizes[order], null)),
+        threshold=beyond,
+        smallest_p=drawn.smallest_p,
+        kind=f"clusters by {size}, {drawn.kind}",
+        null=torch.from_numpy(null),
     )

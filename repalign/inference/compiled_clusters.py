@@ -12,6 +12,7 @@ from repalign.inference.compiled_ranks import compiled
 
 Integers = NDArray[np.int32]
 Numbers = NDArray[np.float64]
+Lists = tuple[Integers, Integers, Numbers]  # where a vertex's neighbours begin, they, weights
 
 
 @compiled
@@ -47,9 +48,7 @@ def enhance(
     values: Numbers,
     order: Integers,
     n_above: int,
-    offset: Integers,
-    neighbour: Integers,
-    weight: Numbers,
+    lists: Lists,
     extent_power: float,
     height_power: float,
     enhanced: Numbers,
@@ -60,6 +59,7 @@ def enhance(
     threshold falls from b to a, at which it changes. That is added to its root only; when two meet,
     what the one has got before is subtracted from the other's vertices, which are owed none of it.
     """
+    offset, neighbour, weight = lists
     n = len(values)
     parent = np.empty(n, np.int32)
     extent = np.zeros(n)
@@ -102,37 +102,53 @@ def enhance(
 @compiled
 def label_clusters(
     values: Numbers,
+    two_sided: bool,
     threshold: float,
-    offset: Integers,
-    neighbour: Integers,
-    weight: Numbers,
+    base: float,
+    lists: Lists,
     label: Integers,
-    extent: Numbers,
-    mass: Numbers,
+    sizes: Numbers,
 ) -> int:
-    """Number the connected sets of vertices above a threshold, and return how many there are.
+    """Number the connected sets beyond a threshold, those above first, and return how many.
 
-    ``label`` is −1 elsewhere; ``extent`` is the weight of a cluster and ``mass`` the sum of the
-    weighted excess of its values over the threshold.
+    ``label`` is −1 elsewhere; ``sizes`` are the extent, which is the weight of a cluster, and the
+    mass, the sum of the weighted excess of its values over the base.
     """
+    offset, neighbour, weight = lists
     n, count = len(values), 0
     waiting = np.empty(n, np.int32)
     for vertex in range(n):
         label[vertex] = -1
-    for first in range(n):
-        if label[first] >= 0 or not values[first] > threshold:
-            continue
-        label[first], waiting[0], n_waiting = count, first, 1
-        extent[count], mass[count] = 0.0, 0.0
-        while n_waiting:
-            n_waiting -= 1
-            vertex = waiting[n_waiting]
-            extent[count] += weight[vertex]
-            mass[count] += weight[vertex] * (values[vertex] - threshold)
-            for at in range(offset[vertex], offset[vertex + 1]):
-                other = neighbour[at]
-                if label[other] < 0 and values[other] > threshold:
-                    label[other], waiting[n_waiting] = count, other
-                    n_waiting += 1
-        count += 1
+    for side in range(2 if two_sided else 1):
+        sign = 1.0 - 2.0 * side
+        for first in range(n):
+            if label[first] >= 0 or not sign * values[first] > threshold:
+                continue
+            label[first], waiting[0], n_waiting = count, first, 1
+            sizes[0, count], sizes[1, count] = 0.0, 0.0
+            while n_waiting:
+                n_waiting -= 1
+                vertex = waiting[n_waiting]
+                sizes[0, count] += weight[vertex]
+                sizes[1, count] += weight[vertex] * (sign * values[vertex] - base)
+                for at in range(offset[vertex], offset[vertex + 1]):
+                    other = neighbour[at]
+                    if label[other] < 0 and sign * values[other] > threshold:
+                        label[other], waiting[n_waiting] = count, other
+                        n_waiting += 1
+            count += 1
     return count
+
+
+@compiled
+def measure_largest(
+    maps: Numbers, two_sided: bool, threshold: float, base: float, lists: Lists, by_mass: bool
+) -> Numbers:
+    """Return the extent or the mass of each map's largest cluster; 0 where it has none."""
+    n_maps, n = maps.shape
+    label, sizes, largest = np.empty(n, np.int32), np.empty((2, n)), np.zeros(n_maps)
+    for number in range(n_maps):
+        found = label_clusters(maps[number], two_sided, threshold, base, lists, label, sizes)
+        for cluster in range(found):
+            largest[number] = max(largest[number], sizes[int(by_mass), cluster])
+    return largest

@@ -1,16 +1,19 @@
 """Statistics of maps that know their neighbours: clusters, and threshold-free enhancement."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 Statistic = Literal["max", "extent", "mass", "tfce"]
 STATISTICS: tuple[Statistic, ...] = ("max", "extent", "mass", "tfce")
 CONNECTIVITY = {6: 1, 18: 2, 26: 3}  # axes in which neighbouring voxels may differ
+PART_ELEMENTS = 1 << 15  # of maps: fewer are not worth a thread
 
 Numbers = NDArray[np.float64]
 
@@ -36,16 +39,20 @@ def adjacency_of_voxels(ijk: Any, *, connectivity: int = 26) -> csr_array:
     places = np.asarray(ijk)
     if places.ndim != 2 or places.shape[1] != 3 or (places != np.round(places)).any():
         raise ValueError(f"ijk has shape {places.shape}; expected whole numbers, (voxel, 3)")
+    return _touching(places, CONNECTIVITY[connectivity])
+
+
+def _touching(places: NDArray[Any], n_axes: int) -> csr_array:
+    """Which places, (place, axis), differ by at most 1 along at most so many axes."""
     places = places.astype(np.int64) - places.min(0).astype(np.int64) + 1
-    shape = places.max(0) + 2
-    number = np.full(shape, -1, dtype=np.int64)
+    number = np.full(places.max(0) + 2, -1, dtype=np.int64)
     number[tuple(places.T)] = np.arange(len(places))
     if (number >= 0).sum() != len(places):
         raise ValueError("a voxel stands twice among the indices; leave one of them out")
-    steps = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), -1).reshape(-1, 3)
+    steps = np.indices((3,) * places.shape[1]).reshape(places.shape[1], -1).T - 1
     moved = np.abs(steps).sum(1)
     rows, columns = [], []
-    for step in steps[(moved > 0) & (moved <= CONNECTIVITY[connectivity])]:
+    for step in steps[(moved > 0) & (moved <= n_axes)]:
         found = number[tuple((places + step).T)]
         rows.append(np.flatnonzero(found >= 0))
         columns.append(found[found >= 0])
@@ -89,6 +96,23 @@ class Graph:
             raise ValueError(f"weight has shape {extent.shape}; expected {n} positive numbers")
         return cls(matrix.indptr.astype(np.int32), matrix.indices.astype(np.int32), extent)
 
+    @classmethod
+    def of_grid(cls, shape: Sequence[int]) -> "Graph":
+        """Take the points of a grid, which touch where one index differs by 1: time is a path.
+
+        Example:
+            >>> Graph.of_grid((3,)).neighbour.tolist(), len(Graph.of_grid((2, 2)).neighbour)
+            ([1, 0, 2, 1], 8)
+        """
+        steps = _touching(np.argwhere(np.ones(shape)), 1)
+        offset, neighbour = steps.indptr.astype(np.int32), steps.indices.astype(np.int32)
+        return cls(offset, neighbour, np.ones(len(offset) - 1))
+
+    @property
+    def lists(self) -> tuple[NDArray[np.int32], NDArray[np.int32], Numbers]:
+        """The three lists, as compiled functions take them."""
+        return self.offset, self.neighbour, self.weight
+
     def __len__(self) -> int:
         """Return the number of positions."""
         return len(self.weight)
@@ -129,17 +153,8 @@ def tfce(
         if not n_above:
             continue
         order = np.argsort(-signed, kind="stable").astype(np.int32)
-        enhance(
-            np.maximum(signed, 0),
-            order,
-            n_above,
-            graph.offset,
-            graph.neighbour,
-            graph.weight,
-            extent_power,
-            height_power,
-            part,
-        )
+        above = np.maximum(signed, 0)
+        enhance(above, order, n_above, graph.lists, extent_power, height_power, part)
         total += sign * part
     return total
 
@@ -151,7 +166,7 @@ class Clusters:
     Args:
         label: of each position: which cluster it is in, −1 for none.
         extent: of each cluster: its number of positions, or area.
-        mass: of each cluster: Σ (|value| − threshold) over it.
+        mass: of each cluster: Σ (|value| − base) over it, times the areas.
     """
 
     label: NDArray[np.int32]
@@ -164,8 +179,12 @@ class Clusters:
         return found
 
 
-def find_clusters(values: Any, graph: Graph, *, threshold: float, two_sided: bool) -> Clusters:
+def find_clusters(
+    values: Any, graph: Graph, *, threshold: float, two_sided: bool, base: float | None = None
+) -> Clusters:
     """Return the clusters above a threshold, and, two-sided, those below its negative.
+
+    Their mass counts from ``base``: 0 gives Σ |value|, None the excess over the threshold.
 
     Raises:
         ValueError: values that are not finite, or a threshold that is not positive.
@@ -181,50 +200,37 @@ def find_clusters(values: Any, graph: Graph, *, threshold: float, two_sided: boo
     if not 0 < threshold < np.inf:
         raise ValueError(f"threshold is {threshold}; expected a positive number")
     flat = _checked(values, graph)
-    label = np.full(len(flat), -1, np.int32)
-    extents, masses, count = [np.empty(0)], [np.empty(0)], 0
-    for sign in (1.0, -1.0) if two_sided else (1.0,):
-        own, extent, mass = np.empty(len(flat), np.int32), np.empty(len(flat)), np.empty(len(flat))
-        found = label_clusters(
-            sign * flat, threshold, graph.offset, graph.neighbour, graph.weight, own, extent, mass
-        )
-        label[own >= 0] = own[own >= 0] + count
-        extents.append(extent[:found])
-        masses.append(mass[:found])
-        count += found
-    return Clusters(label, np.concatenate(extents), np.concatenate(masses))
+    label, sizes = np.empty(len(flat), np.int32), np.empty((2, len(flat)))
+    start = threshold if base is None else base
+    count = label_clusters(flat, two_sided, threshold, start, graph.lists, label, sizes)
+    return Clusters(label, *sizes[:, :count].copy())
 
 
-def enhanced_map(
-    statistic: Statistic,
-    graph: Graph | None,
+def largest_clusters(
+    maps: Numbers,
+    graph: Graph,
     *,
-    threshold: float | None,
+    threshold: float,
     two_sided: bool,
-    **powers: float,
-) -> Callable[[Numbers], Numbers]:
-    """Return what turns a map into the one whose largest value is compared.
+    base: float | None = None,
+    by_mass: bool,
+) -> Numbers:
+    """Return the extent or mass of the largest of ``find_clusters`` in each map; 0 for none."""
+    from repalign.inference.compiled_clusters import measure_largest
 
-    The result is of the kind ``greater is more``, at each position: the value (``max``), the extent
-    or the mass of its cluster, or its enhancement.
-    """
+    start = threshold if base is None else base
+    return of_each_map(
+        lambda part: measure_largest(part, two_sided, threshold, start, graph.lists, by_mass), maps
+    )
 
-    def largest(values: Numbers) -> Numbers:
-        return np.abs(values) if two_sided else values
 
-    if statistic == "max":
-        return largest
-    assert graph is not None
-    if statistic == "tfce":
-        return lambda values: largest(tfce(values, graph, **powers))
-    assert threshold is not None
-    beyond: float = threshold
-
-    def of_cluster(values: Numbers) -> Numbers:
-        found = find_clusters(values, graph, threshold=beyond, two_sided=two_sided)
-        return found.at_positions(found.extent if statistic == "extent" else found.mass)
-
-    return of_cluster
+def of_each_map(function: Callable[[Numbers], Numbers], maps: Numbers) -> Numbers:
+    """Return a function's number of each map, (map, position); threads share the maps."""
+    worth = min(len(maps), torch.get_num_threads(), maps.size // PART_ELEMENTS)
+    if worth < 2:
+        return function(maps)
+    with ThreadPoolExecutor(worth) as pool:
+        return np.concatenate(list(pool.map(function, np.array_split(maps, worth))))
 
 
 def _checked(values: Any, graph: Graph) -> Numbers:

@@ -1,20 +1,23 @@
 """Tests of whole maps with the largest statistic over the map: sign flips and permutations."""
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
-from scipy.stats import t as student_t
 
-from repalign.inference.graph_clusters import STATISTICS, Graph, Statistic, enhanced_map
-from repalign.inference.sign_flips import sign_patterns, t_statistics
+from repalign.inference.graph_clusters import (
+    STATISTICS,
+    Graph,
+    Statistic,
+    find_clusters,
+    largest_clusters,
+    of_each_map,
+    tfce,
+)
+from repalign.inference.map_draws import DrawnMaps, flipped_maps, permuted_maps
 from repalign.inference.significance import ROUNDING, Alternative, check_alternative
 
-BLOCK_ELEMENTS = 1 << 22
 CLUSTER_P = 0.001  # forms clusters: .01 and above let small effects of one place join another's
 
 Numbers = NDArray[np.float64]
@@ -59,31 +62,48 @@ def _check(statistic: str, graph: Graph | None, cluster_p: float, n_positions: i
         raise ValueError(f"cluster_p is {cluster_p}; expected a number between 0 and .5")
 
 
-def _against_draws(
-    observed: Numbers,
-    draws: Iterator[Numbers],
-    enhance: Callable[[Numbers], Numbers],
-    *,
-    two_sided: bool,
-    exact: bool,
-) -> tuple[Numbers, Numbers, Numbers, int]:
-    """Return what is compared, p and family-wise p of each position, and the number of draws."""
-    side = np.abs(observed) if two_sided else observed
-    slack = ROUNDING * max(float(np.abs(observed).max()), np.finfo(float).tiny)
-    compared = enhance(observed)
-    beyond = np.zeros(len(observed))
-    largest: list[float] = []
-    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as pool:
-        for block in draws:
-            sided = np.abs(block) if two_sided else block
-            beyond += (sided >= side - slack).sum(0)
-            largest += pool.map(lambda one: float(enhance(one).max()), block)
-    extra = 0 if exact else 1
-    n = len(largest)
-    top = np.sort(largest)
-    slack = ROUNDING * max(float(top[-1]), float(compared.max()), np.finfo(float).tiny)
-    as_large = n - np.searchsorted(top, compared - slack, side="left")
-    return compared, (beyond + extra) / (n + extra), (as_large + extra) / (n + extra), n
+def _tested(
+    drawn: DrawnMaps, graph: Graph | None, statistic: Statistic, cluster_p: float, **powers: float
+) -> MapSignificance:
+    """Compare each position by itself, and with the largest of each draw."""
+    threshold, two_sided = drawn.threshold(cluster_p), drawn.two_sided
+    clusters, by_mass = statistic in ("extent", "mass"), statistic == "mass"
+
+    def sided(values: Numbers) -> Numbers:
+        return np.abs(values) if two_sided else values
+
+    def at_positions(values: Numbers) -> Numbers:
+        if graph is None or statistic == "max":
+            return sided(values)
+        if not clusters:
+            return sided(tfce(values, graph, **powers))
+        found = find_clusters(values, graph, threshold=threshold, two_sided=two_sided)
+        return found.at_positions(found.mass if by_mass else found.extent)
+
+    def largest(maps: Numbers) -> Numbers:
+        if graph is None or not clusters:
+            return of_each_map(lambda part: np.array([at_positions(m).max() for m in part]), maps)
+        return largest_clusters(
+            maps, graph, threshold=threshold, two_sided=two_sided, by_mass=by_mass
+        )
+
+    slack = ROUNDING * max(float(np.abs(drawn.observed).max()), np.finfo(float).tiny)
+    least = sided(drawn.observed) - slack
+    compared, beyond, tops = at_positions(drawn.observed), np.zeros(len(drawn.observed)), []
+    for block in drawn.blocks:
+        beyond += (sided(block) >= least).sum(0)
+        tops.append(largest(block))
+    null = np.concatenate(tops)
+    return MapSignificance(
+        drawn.observed,
+        compared,
+        drawn.share(beyond, len(null)),
+        drawn.family_p(compared, null),
+        drawn.smallest_p,
+        f"{drawn.kind}, largest {statistic} over the map",
+        len(null),
+        threshold if clusters else None,
+    )
 
 
 def sign_flip_map_test(
@@ -143,36 +163,10 @@ def sign_flip_map_test(
             f" not finite, and {n_flips} flips; expected (subject, position) of 2 or more subjects,"
             " finite, and 1 or more flips"
         )
-    n, two_sided = len(rows), alternative == "two-sided"
     _check(statistic, graph, cluster_p, rows.shape[1])
-    signs, exact = sign_patterns(n, n_flips, seed)
-    squares = rows.square().sum(0)
-    observed = t_statistics(rows.sum(0, keepdim=True), squares, n)[0].numpy()
-    threshold = float(student_t.isf(cluster_p / (2 if two_sided else 1), n - 1))
-    size = max(1, BLOCK_ELEMENTS // max(1, rows.shape[1]))
-    draws = (
-        np.asarray(t_statistics(block @ rows, squares, n).numpy())
-        for block in torch.split(signs, size)
-    )
-    enhance = enhanced_map(
-        statistic,
-        graph,
-        threshold=threshold,
-        two_sided=two_sided,
-        extent_power=extent_power,
-        height_power=height_power,
-    )
-    found = _against_draws(observed, draws, enhance, two_sided=two_sided, exact=exact)
-    least = (2.0 if two_sided else 1.0) / 2.0**n if exact else 1 / (n_flips + 1)
-    kind = f"sign-flip over subjects, {'exact' if exact else 'random'}, {alternative}"
-    return MapSignificance(
-        observed,
-        *found[:3],
-        max(least, (2.0 if two_sided else 1.0) / 2.0**n),
-        f"{kind}, largest {statistic} over the map",
-        found[3],
-        threshold if statistic in ("extent", "mass") else None,
-    )
+    drawn = flipped_maps(rows, alternative=alternative, n_flips=n_flips, seed=seed)
+    powers = {"extent_power": extent_power, "height_power": height_power}
+    return _tested(drawn, graph, statistic, cluster_p, **powers)
 
 
 def permutation_map_test(
@@ -224,35 +218,6 @@ def permutation_map_test(
             " (permutation, position)"
         )
     _check(statistic, graph, cluster_p, len(own))
-    n, two_sided = len(everything), alternative == "two-sided"
-    mean = (everything.sum(0, dtype=np.float64) + own) / (n + 1)
-    squares = (own - mean) ** 2
-    for row in everything:
-        squares += (row - mean) ** 2
-    if not np.isfinite(squares).all():
-        raise ValueError(
-            f"{int((~np.isfinite(squares)).sum())} positions hold NaN or infinity; leave them out"
-        )
-    spread = np.sqrt(squares / (n + 1))
-    spread = np.where(spread > 0, spread, 1)
-    threshold = float(norm.isf(cluster_p / (2 if two_sided else 1)))
-    size = max(1, BLOCK_ELEMENTS // len(own))
-    draws = ((everything[at : at + size] - mean) / spread for at in range(0, n, size))
-    enhance = enhanced_map(
-        statistic,
-        graph,
-        threshold=threshold,
-        two_sided=two_sided,
-        extent_power=extent_power,
-        height_power=height_power,
-    )
-    z = (own - mean) / spread
-    found = _against_draws(z, draws, enhance, two_sided=two_sided, exact=False)
-    return MapSignificance(
-        z,
-        *found[:3],
-        1 / (n + 1),
-        f"permutation of stimulus labels, random, {alternative}, largest {statistic} over the map",
-        n,
-        threshold if statistic in ("extent", "mass") else None,
-    )
+    drawn = permuted_maps(own, everything, alternative=alternative)
+    powers = {"extent_power": extent_power, "height_power": height_power}
+    return _tested(drawn, graph, statistic, cluster_p, **powers)

@@ -9,6 +9,13 @@ from repalign.metrics.folds import fold_masks, median_of_defined
 from repalign.metrics.gram import centre, in_working_precision
 from repalign.metrics.resampled import BLOCK_ELEMENTS, draw_multiplicities, weighted_spread
 
+FEWEST_HELD_OUT = 3  # stimuli of a fold: the correlation of two is 1 or −1 in every resample
+
+
+def smallest_fold(fold: Int[Tensor, "stimulus"]) -> int:
+    """Number of stimuli of the smallest fold."""
+    return int(torch.unique(fold, return_counts=True)[1].min())
+
 
 def _resampled_correlations(
     p: Float[Tensor, "stimulus neuroid"],
@@ -50,7 +57,9 @@ def bootstrap_predictions(
         out.
 
     Raises:
-        ValueError: shapes that differ, or a confidence outside (0, 1).
+        ValueError: shapes that differ, a confidence outside (0, 1), or a fold of fewer than 3
+            stimuli: the correlation of two is 1 or −1 in every resample, and the interval has no
+            width.
 
     Note:
         The interval is for other held-out stimuli and the same fitted models: it leaves out how the
@@ -70,6 +79,11 @@ def bootstrap_predictions(
         raise ValueError(
             f"predictions has shape {tuple(predictions.shape)}, targets {tuple(targets.shape)} and "
             f"fold {tuple(fold.shape)}; expected one row a stimulus in each, and as many columns."
+        )
+    if smallest_fold(fold) < FEWEST_HELD_OUT:
+        raise ValueError(
+            f"a fold holds {smallest_fold(fold)} stimuli; held-out predictions are resampled within"
+            f" folds of {FEWEST_HELD_OUT} or more. Use fewer folds."
         )
     drawn = draws_within_folds(fold, n_resamples=n_resamples, seed=seed)
     values = resampled_predictivity(predictions, targets, fold, drawn)

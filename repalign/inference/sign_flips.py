@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from repalign.inference.map_draws import flipped_maps
 from repalign.inference.monte_carlo import error_of_share
 from repalign.inference.significance import (
     Alternative,
@@ -11,30 +12,6 @@ from repalign.inference.significance import (
     check_alternative,
     p_of_draws,
 )
-
-BLOCK_ELEMENTS = 1 << 22
-
-
-def sign_patterns(
-    n_subjects: int, n_flips: int, seed: int
-) -> tuple[Float[Tensor, "flip subject"], bool]:
-    """Return all patterns of signs, the one of no flip first, or random ones if they are fewer."""
-    if n_subjects < 63 and 2**n_subjects <= n_flips:
-        patterns = torch.arange(2**n_subjects)[:, None] >> torch.arange(n_subjects) & 1
-        return 1.0 - 2.0 * patterns.double(), True
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(2, (n_flips, n_subjects), generator=generator)
-    return 1.0 - 2.0 * drawn.double(), False
-
-
-def t_statistics(
-    sums: Float[Tensor, "flip test"], squares: Float[Tensor, "test"], n: int
-) -> Float[Tensor, "flip test"]:
-    """Return mean/standard error; a mean with no spread at all counts as the largest number."""
-    spread = (squares - sums.square() / n).clamp(min=0)
-    rounding = 1e-13 * squares
-    t = sums / n / (spread.maximum(rounding) / (n * (n - 1))).sqrt()
-    return t.where(squares > 0, 0)
 
 
 def sign_flip_test(
@@ -97,16 +74,12 @@ def sign_flip_test(
             f"The values of subjects {undefined} (rows, from 0) hold NaN or infinity. Leave out "
             "these subjects, or the models that are undefined for them."
         )
-    signs, exact = sign_patterns(n, n_flips, seed)
-    squares = rows.square().sum(0)
-    size = max(1, BLOCK_ELEMENTS // max(1, rows.shape[1]))
-    null = torch.cat([t_statistics(block @ rows, squares, n) for block in torch.split(signs, size)])
-    observed = t_statistics(rows.sum(0, keepdim=True), squares, n)[0]
-    alone, family = p_of_draws(observed, null, alternative=alternative, exact=exact)
-    least = (2.0 if alternative == "two-sided" else 1.0) / 2.0**n
-    if not exact:
-        least = max(least, 1 / (n_flips + 1))
-    kind = f"sign-flip over subjects, {'exact' if exact else 'random'}, {alternative}"
-    alone, family = alone.reshape(shape), family.reshape(shape)
-    errors = [torch.zeros_like(p) if exact else error_of_share(p, n_flips) for p in (alone, family)]
-    return Significance(alone, least, kind, len(signs), family, *errors)
+    drawn = flipped_maps(rows, alternative=alternative, n_flips=n_flips, seed=seed)
+    null = torch.cat([torch.from_numpy(block) for block in drawn.blocks])
+    observed = torch.from_numpy(drawn.observed)
+    found = p_of_draws(observed, null, alternative=alternative, exact=drawn.exact)
+    alone, family = (p.reshape(shape) for p in found)
+    errors = [
+        torch.zeros_like(p) if drawn.exact else error_of_share(p, n_flips) for p in (alone, family)
+    ]
+    return Significance(alone, drawn.smallest_p, drawn.kind, len(null), family, *errors)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from repalign.inference import Interval, bootstrap_predictions
 from repalign.inference.intervals import check_confidence
+from repalign.inference.prediction_intervals import FEWEST_HELD_OUT, smallest_fold
 from repalign.layer_regions.nested_choice import choose_nested
 from repalign.layer_regions.part_scores import (
     as_square,
@@ -135,9 +136,9 @@ def interval_of_predictions(
 ) -> Interval | None:
     """Return the bootstrap interval over held-out stimuli of the chosen layers' predictions.
 
-    For one subject and Pearson only: the median over neuroids is one subject's.
+    For one subject, Pearson and folds of 3 or more only: the median over neuroids is one subject's.
     """
-    if len(brains) > 1 or metric.score != "pearson":
+    if len(brains) > 1 or metric.score != "pearson" or smallest_fold(fold) < FEWEST_HELD_OUT:
         return None
     brain = brains[0]
     predictions = torch.empty_like(brain, dtype=torch.float64)

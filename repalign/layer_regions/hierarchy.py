@@ -167,7 +167,11 @@ def hierarchy_score(
     """
     if isinstance(scores, LayerMapping):
         whole = scores.to_xarray()["whole"]
-        whole = whole if areas is None else whole.sel(region=list(areas))
+        known = whole["region"].values.tolist()
+        wanted = known if areas is None else list(areas)
+        if len(set(wanted)) < len(wanted) or not set(wanted) <= set(known):
+            raise ValueError(f"areas are {wanted}; expected some of {known}, each once")
+        whole = whole.sel(region=wanted)
         table = whole.values * (-1 if scores.is_distance else 1)
         if scores.is_distance and summary == "mean":
             raise ValueError("summary='mean' weighs by similarities; a distance has 'best' only")

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from repalign import __version__
-from repalign.choices import as_metric
+from repalign.choices import as_metric, as_whole_number
 from repalign.layer_regions.mapping_results import CLAIMS, LayerMapping
 from repalign.layer_regions.nested_choice import DISJOINT, Disjoint
 from repalign.layer_regions.part_scores import unit_vectors
@@ -27,7 +27,7 @@ from repalign.populations import (
     shared_stimuli,
 )
 from repalign.progress import track
-from repalign.recording import is_rdm_only
+from repalign.recording import Target, is_rdm_only
 from repalign.recording_ceilings import GROUP_SUBJECT
 
 PERMUTATIONS = 1000  # where a comparison is a product of vectors; others are asked for
@@ -116,9 +116,15 @@ def map_layers(
         Kriegeskorte et al. 2009, https://doi.org/10.1038/nn.2303
     """
     metric = as_metric(metric)
-    _check_settings(metric, disjoint, folds, groups, n_permutations)
+    folds = as_whole_number(folds, "folds", least=2)
+    if n_permutations is not None:
+        n_permutations = as_whole_number(n_permutations, "n_permutations")
+    _check_settings(disjoint, groups, n_permutations)
+    seed = as_whole_number(seed, "seed")
     if not layers:
         raise ValueError("there are no layers to choose from")
+    if isinstance(regions, str):
+        raise TypeError(f"regions is {regions!r}; expected a list of names, such as [{regions!r}]")
     where = pick_device(device)
     matches = {name: shared_stimuli(recording, ds) for name, ds in layers.items()}
     ids, note = next(iter(matches.values()))
@@ -139,9 +145,8 @@ def map_layers(
     orders += [torch.randperm(len(ids), generator=generator) for _ in range(draws)]
     settings = Settings(metric, disjoint, fold, torch.stack(orders), labels, seed, confidence)
     models = [
-        match_population(target, part, ids, metric, where, predicts=True)
-        for ds in layers.values()
-        for target, part in parts_of(ds)
+        match_population(*_only_part(ds, name), ids, metric, where, predicts=True)
+        for name, ds in layers.items()
     ]
     brains = _regions_of(recording, regions, ids, metric, where)
     names = tuple(layers)
@@ -182,15 +187,20 @@ def map_layers(
     )
 
 
-def _check_settings(
-    metric: Metric, disjoint: str, folds: int, groups: str | None, n_permutations: int | None
-) -> None:
+def _only_part(ds: xr.Dataset, name: str) -> tuple[Target, xr.Dataset]:
+    """The one population that a layer is."""
+    parts = list(parts_of(ds))
+    if len(parts) > 1:
+        raise ValueError(
+            f"layer {name!r} holds {len(parts)} populations, of several subjects or regions;"
+            " expected one. Select one (repalign.select), and give each a name"
+        )
+    return parts[0]
+
+
+def _check_settings(disjoint: str, groups: str | None, n_permutations: int | None) -> None:
     if disjoint not in DISJOINT:
         raise ValueError(f"disjoint is {disjoint!r}; expected one of {', '.join(DISJOINT)}")
-    if folds < 2:
-        raise ValueError(f"folds is {folds}; expected 2 or more")
-    if n_permutations is not None and n_permutations < 0:
-        raise ValueError(f"n_permutations is {n_permutations}; expected 0 or more")
     if groups is not None and n_permutations:
         raise ValueError(
             f"stimuli of one {groups} are not exchangeable one by one; leave n_permutations out"
@@ -237,6 +247,8 @@ def _regions_of(
     known = list(dict.fromkeys(target.region for target, _ in parts))
     wanted = known if regions is None else list(regions)
     missing = [name for name in wanted if name not in known]
+    if not wanted:
+        raise ValueError(f"regions is empty; there are {', '.join(known)}")
     if missing:
         raise ValueError(f"no region {missing[0]!r}; there are {', '.join(known)}")
     found: dict[str, list[MatchedPopulation]] = {}

@@ -22,6 +22,11 @@ class Nested(NamedTuple):
     scores: Float[Tensor, "order fold subject"]
 
 
+def first_of_best(scores: Float[Tensor, "*batch layer"]) -> Int[Tensor, "*batch"]:
+    """Which layer is best; the first of those that differ by rounding only."""
+    return scores.round(decimals=10).argmax(-1)
+
+
 def choose_nested(
     choosing: Float[Tensor, "order fold subject layer"],
     held_out: Float[Tensor, "order fold subject layer"],
@@ -31,7 +36,8 @@ def choose_nested(
 ) -> Nested:
     """Choose a layer by its mean over subjects, and take its held-out scores.
 
-    A layer whose score is undefined (NaN) for a subject is never chosen where that subject counts.
+    A layer whose score is undefined (NaN) for a subject is never chosen where that subject counts;
+    of layers that are equal, but for rounding, the first is.
 
     Args:
         choosing: scores on the part that chooses.
@@ -62,5 +68,5 @@ def choose_nested(
             "No layer has a defined score on a part of the stimuli: the responses to them, or all"
             " layers, are constant there. Use fewer folds, or leave these stimuli out."
         )
-    chosen = pooled.argmax(-1)
+    chosen = first_of_best(pooled)
     return Nested(chosen, held_out.gather(-1, chosen[..., None])[..., 0])

@@ -21,7 +21,7 @@ from repalign.layer_regions.held_out_intervals import (
     interval_over_subjects,
 )
 from repalign.layer_regions.mapping_results import RegionLayer
-from repalign.layer_regions.nested_choice import Disjoint, Nested, choose_nested
+from repalign.layer_regions.nested_choice import Disjoint, Nested, choose_nested, first_of_best
 from repalign.layer_regions.part_scores import PartScores, score_parts
 from repalign.metrics import Metric
 from repalign.metrics.predictivity import Predictivity
@@ -70,9 +70,8 @@ def map_region(
     values = nested.scores.mean((1, 2))
     value = float(values[0])
     whole = scores.whole[0].mean(0)
-    best = int(
-        (whole if metric.higher_is_more_similar else -whole).nan_to_num(nan=-torch.inf).argmax()
-    )
+    signed = whole if metric.higher_is_more_similar else -whole
+    best = int(first_of_best(signed.nan_to_num(nan=-torch.inf)))
     counted = nested.chosen[0, :, :1] if disjoint == "stimuli" else nested.chosen[0]
     counts = Counter(counted.flatten().tolist())
     one = RegionLayer(

@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard, import_code, load_dataset_card
+from repalign.card_schemas import DatasetCard
+from repalign.cards import import_code, load_dataset_card
 from repalign.copying import check_target, copy_store, scratch_path
 from repalign.fetch import fetch_files
 from repalign.places import LocalFolder, Place, find_place

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.recording import RESERVED
 
 if TYPE_CHECKING:

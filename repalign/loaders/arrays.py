@@ -39,7 +39,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.array_files import ArrayFile, array_names, open_array, read_array
 from repalign.loaders.array_labels import (
     check_names,

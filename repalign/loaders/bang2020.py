@@ -33,7 +33,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.mat5 import read_mat5
 from repalign.loaders.options import LoaderOptions, read_options
 from repalign.recording import make_recording

@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.bids_events import event_columns, read_events
 from repalign.loaders.bids_files import (
     Run,

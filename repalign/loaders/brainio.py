@@ -24,7 +24,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.brainio_assembly import Assembly, read_assembly, read_response
 from repalign.loaders.brainio_stimuli import (
     ID_COLUMNS,

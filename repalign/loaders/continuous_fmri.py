@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.continuous_recording import make_continuous_recording
 from repalign.loaders.bids_files import run_confounds
 from repalign.loaders.bids_masks import brain_mask

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.array_labels import read_table
 from repalign.loaders.fif_files import EpochsFile, Note
 from repalign.recording import RESERVED

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.fif_files import EpochsFile, Note, read_epochs
 from repalign.loaders.spike_counts import bin_edges
 

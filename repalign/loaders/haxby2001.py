@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.lazy import lazy_rows
 from repalign.loaders.options import ANY_NAME, LoaderOptions, check_roles, read_options
 from repalign.loaders.volumes import (

@@ -16,7 +16,7 @@ import xarray as xr
 from scipy.io import loadmat
 from scipy.spatial.distance import squareform
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.mat5 import check_mat5
 from repalign.recording import STIMULUS, SUBJECT, make_rdm_recording
 from repalign.stimuli import Stimuli, encode_png

@@ -43,7 +43,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.fif_channels import (
     channel_columns,
     pick_channels,

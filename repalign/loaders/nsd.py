@@ -27,7 +27,7 @@ import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.hdf5 import check_hdf5, open_hdf5
 from repalign.loaders.lazy import lazy_rows
 from repalign.loaders.nsd_design import TRIALS, Trials, coco_ids, read_trials

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.lazy import lazy_rows
 from repalign.loaders.nwb_neuroids import Note
 from repalign.loaders.nwb_options import Options

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.nwb_ophys import open_roi_series
 from repalign.loaders.nwb_options import Options
 from repalign.loaders.nwb_tables import (

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.nwb_neuroids import Note, Source, read_neuroids
 from repalign.loaders.nwb_options import Options
 from repalign.loaders.nwb_tables import Table, keep_rows, open_nwb, read_intervals, read_ranges

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 
 
 class LoaderOptions(BaseModel):

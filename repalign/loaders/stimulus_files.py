@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.image_files import find_images, list_images
 from repalign.stimuli import Stimuli
 

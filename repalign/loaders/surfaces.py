@@ -44,7 +44,7 @@ from typing import Any, Literal
 import numpy as np
 import xarray as xr
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.array_labels import read_table
 from repalign.loaders.image_files import find_images
 from repalign.loaders.lazy import BLOCK_BYTES, lazy_rows

@@ -28,7 +28,7 @@ import numpy as np
 import xarray as xr
 from pydantic import Field
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 from repalign.loaders.hdf5 import open_hdf5
 from repalign.loaders.image_files import find_images
 from repalign.loaders.lazy import lazy_rows

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from repalign.cards import DatasetCard
+from repalign.card_schemas import DatasetCard
 
 SUFFIXES = (".nii", ".nii.gz")
 MASK, ROI, LABELS = "mask", "roi_", "labels_"  # roles of a card, or how they start

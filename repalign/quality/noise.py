@@ -10,13 +10,13 @@ import numpy as np
 import torch
 import xarray as xr
 
-from repalign.ceiling import MINIMUM_REPEATED as MINIMUM_CEILING
-from repalign.ceiling import split_half_ceiling
 from repalign.metrics import RSA
 from repalign.metrics.noise_correction import MINIMUM_REPEATED, reliability
 from repalign.progress import track
 from repalign.quality import passes
 from repalign.quality.drift import drift_shares, halves_of
+from repalign.split_half import MINIMUM_REPEATED as MINIMUM_CEILING
+from repalign.split_half import split_half_ceiling
 
 CEILING_STIMULI = (100, 500)  # fewest, where there are so many, and most
 CEILING_NEUROIDS = 3  # fewest that a correlation distance needs

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from repalign.cards import Preprocessing
 from repalign.metrics.calls import Device
+from repalign.network_cards import Preprocessing
 from repalign.networks import Network
 from repalign.regularize.alignment_rows import ceiling_of, pairs_over_stimuli, row_of_term
 from repalign.regularize.alignment_terms import (

@@ -7,11 +7,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.ceiling import MINIMUM_REPEATED, has_split_half, split_half_ceiling
 from repalign.recording import PRESENTATION, STIMULUS, response_array
 from repalign.regularize.alignment_terms import BoundTerm, Pair
 from repalign.regularize.neural_batches import NeuralBatches
 from repalign.regularize.neural_pass import PassOutput
+from repalign.split_half import MINIMUM_REPEATED, has_split_half, split_half_ceiling
 
 
 def pairs_over_stimuli(

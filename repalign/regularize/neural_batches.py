@@ -11,7 +11,7 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.recording import stimulus_ids as ids_of
 from repalign.regularize.neural_sources import (
     IMAGE_BYTES,

@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.networks import preprocess
 from repalign.populations import as_population
 from repalign.recording import NEUROID, PRESENTATION, STIMULUS, is_rdm_only, stimulus_ids

@@ -36,7 +36,7 @@ def one_subject(recording: xr.Dataset) -> xr.Dataset:
     A voxel that lies in two regions of an atlas stands there twice.
 
     Raises:
-        ValueError: several subjects.
+        ValueError: several subjects, or neuroids with one id that lie at different places.
     """
     if "subject" in recording.coords:
         subjects = list(dict.fromkeys(recording["subject"].values.tolist()))
@@ -48,8 +48,20 @@ def one_subject(recording: xr.Dataset) -> xr.Dataset:
     if "neuroid_id" not in recording.coords:
         return recording
     names = recording["neuroid_id"].values.astype(str)
-    first = np.unique(names, return_index=True)[1]
-    return recording if len(first) == len(names) else recording.isel({NEUROID: np.sort(first)})
+    _, first, again = np.unique(names, return_index=True, return_inverse=True)
+    if len(first) == len(names):
+        return recording
+    for place in (*UNITS["mm"], *UNITS["voxels"], "vertex"):
+        if place not in recording.coords:
+            continue
+        values = recording[place].values
+        elsewhere = np.flatnonzero(values != values[first][again])
+        if len(elsewhere):
+            raise ValueError(
+                f"the neuroid id {str(names[elsewhere[0]])!r} stands for several places; give each"
+                " voxel or vertex an id of its own"
+            )
+    return recording.isel({NEUROID: np.sort(first)})
 
 
 def side_of(recording: xr.Dataset) -> np.ndarray[Any, Any] | None:

@@ -88,14 +88,18 @@ def write_map(
         The files that were written.
 
     Raises:
-        ValueError: another ending, neuroids that have no place in such a file, or ``like`` of
-            another grid.
+        ValueError: another ending, neuroids that have no place in such a file, ``like`` of another
+            grid, or an option that does not apply to such a file.
     """
     path = Path(path).expanduser()
     name = path.name.lower()
     if variable is None:
         variable = "similarity" if "similarity" in maps else "mean"
     names, values = _selected(maps, variable)
+    if like is not None and name.endswith(GIFTI):
+        raise ValueError(f"like= does not apply to {GIFTI}; say n_vertices, or leave it out")
+    if n_vertices is not None and not name.endswith(GIFTI):
+        raise ValueError(f"n_vertices= applies to {GIFTI} only; leave it out")
     if name.endswith(CIFTI):
         return [_save(_cifti(maps, names, values, like), path)]
     if name.endswith(GIFTI):
@@ -135,7 +139,9 @@ def _volume(maps: xr.Dataset, values: NDArray[np.float64], like: str | Path | No
         other = open_nifti(Path(like).expanduser(), dimensions=len(_shape(like)))
         affine, shape = np.array(other.affine), tuple(other.shape[:3])
         if (ijk >= shape).any():
-            raise ValueError(f"{like} has voxels {shape}; the map has {tuple(ijk.max(0))}")
+            raise ValueError(
+                f"{like} has {shape} voxels; the map needs {tuple((ijk.max(0) + 1).tolist())}"
+            )
         if all(name in maps.coords for name in PLACES):
             mm = np.stack([maps[name].values for name in PLACES], axis=1)
             gap = float(np.abs(ijk @ affine[:3, :3].T + affine[:3, 3] - mm).max())

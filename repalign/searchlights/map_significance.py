@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 
+from repalign.choices import as_whole_number
 from repalign.inference.graph_clusters import Graph, Statistic, adjacency_of_voxels
 from repalign.inference.map_tests import (
     CLUSTER_P,
@@ -20,10 +21,11 @@ from repalign.inference.map_tests import (
 )
 from repalign.inference.significance import Alternative
 from repalign.recording import NEUROID
-from repalign.searchlights.around_neuroids import Meshes, read_meshes, side_of
+from repalign.searchlights.around_neuroids import UNITS, Meshes, read_meshes, side_of
 
 SURFACE_EXTENT_POWER = 1.0  # of enhancement: areas grow with the square of a length, volumes with
 VOLUME_EXTENT_POWER = 0.5  # its cube
+MOST_APART = 0.1  # mm, or voxels, between the places of a neuroid in maps of one space
 
 
 def graph_of_map(maps: xr.Dataset, *, connectivity: int = 26, mesh: Meshes | None = None) -> Graph:
@@ -122,12 +124,14 @@ def significance_over_subjects(
         where nothing was tested. Attributes say ``smallest_p``, the test and what was left out.
 
     Raises:
-        ValueError: fewer than 2 subjects, different models, or no neuroid that all share.
+        ValueError: fewer than 2 subjects, different models, no neuroid that all share, or one that
+            lies elsewhere in another subject's map.
 
     Reference:
         Smith & Nichols 2009, https://doi.org/10.1016/j.neuroimage.2008.03.061; Nichols & Holmes
         2002, https://doi.org/10.1002/hbm.1058
     """
+    seed, n_flips = as_whole_number(seed, "seed"), as_whole_number(n_flips, "n_flips")
     first, values = _same_grid(maps)
     names = [str(name) for name in first["model"].values]
     if isinstance(less, str):
@@ -220,6 +224,11 @@ def _same_grid(maps: Sequence[xr.Dataset]) -> tuple[xr.Dataset, NDArray[np.float
             f"{len(maps)} maps were given; a test over subjects needs 2 or more. In one subject"
             " use significance_over_permutations"
         )
+    lacking = [n for n, one in enumerate(maps) if "similarity" not in getattr(one, "variables", ())]
+    if lacking:
+        raise ValueError(
+            f"map {lacking[0]} holds no 'similarity'; expected what repalign.searchlight gives"
+        )
     first = maps[0]
     names = first["model"].values.tolist()
     for number, one in enumerate(maps):
@@ -236,11 +245,28 @@ def _same_grid(maps: Sequence[xr.Dataset]) -> tuple[xr.Dataset, NDArray[np.float
     shared = [name for name in place[0] if all(name in other for other in place[1:])]
     if not shared:
         raise ValueError("the maps share no neuroid; bring the subjects to one space before")
-    values = [
-        one["similarity"].values[:, [where[name] for name in shared]]
+    aligned = [
+        one[["similarity"]].isel({NEUROID: [where[name] for name in shared]})
         for one, where in zip(maps, place, strict=True)
     ]
-    return first.isel({NEUROID: [place[0][name] for name in shared]}), np.stack(values)
+    for number, one in enumerate(aligned):
+        _check_places(aligned[0], one, number)
+    return aligned[0], np.stack([one["similarity"].values for one in aligned])
+
+
+def _check_places(first: xr.Dataset, one: xr.Dataset, number: int) -> None:
+    """Raise a ValueError where a neuroid lies elsewhere in another map."""
+    for name in (*UNITS["mm"], *UNITS["voxels"], "vertex"):
+        if name not in first.coords or name not in one.coords:
+            continue
+        apart = np.abs(first[name].values.astype(float) - one[name].values)
+        at = int(np.argmax(apart))
+        if apart[at] > MOST_APART:
+            raise ValueError(
+                f"neuroid {str(first['neuroid_id'].values[at])!r} has {name} ="
+                f" {first[name].values[at]:g} in map 0 and {one[name].values[at]:g} in map"
+                f" {number}: bring the subjects to one space before"
+            )
 
 
 def _graph_for(

@@ -120,6 +120,19 @@ def matched_model_rdms(
     if not models:
         raise ValueError("there are no models; give {name: RDM or activations}")
     own = {name: _ids_of(model, stimulus_id) for name, model in models.items()}
+    nameless = [name for name, one in models.items() if isinstance(one, np.ndarray | Tensor)]
+    if stimulus_id is not None and not nameless:
+        raise ValueError(
+            "stimulus_id= names the rows of models that are plain arrays; all of these say which"
+            " stimuli their rows are. Leave it out"
+        )
+    for name, model in models.items():
+        known = own[name]
+        if isinstance(model, xr.DataArray) and known and len(known) < _rows(model, name):
+            raise ValueError(
+                f"model {name!r} has {_rows(model, name)} rows of {len(known)} different stimuli;"
+                " in an RDM each stands once"
+            )
     named = not isinstance(ids, int)
     for name, found in own.items():
         size = _rows(models[name], name) if found is None or not named else len(found)

@@ -1,7 +1,7 @@
 """Responses of a recording or an array as rows, beside models of the same stimuli."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -68,6 +68,13 @@ def responses_and_models(
         one = one.isel({PRESENTATION: shown >= 0})
     values = load_values(one["response"], str(one.attrs.get("store", "recording")))
     rows = as_tensor(values).detach()
+    missing = rows.isnan().all(1)
+    lacking = np.setdiff1d(np.arange(len(wanted.ids)), shown[shown >= 0][~missing.cpu().numpy()])
+    if len(lacking):
+        raise ValueError(
+            f"{len(lacking)} stimuli (first: {wanted.ids[lacking[0]]!r}) have no presentation that"
+            " is not NaN; leave them out"
+        )
     folds = None
     if fold is not None:
         if fold not in one.coords or one[fold].dims != (PRESENTATION,):
@@ -80,12 +87,14 @@ def responses_and_models(
         folds = one["repetition"].values if "repetition" in one.coords else None
     design = design_of(
         len(rows),
-        rows.isnan().all(1),
+        missing,
         repeats=None,
         stimulus=shown[shown >= 0],
         fold=folds,
         cross_validated=crossed,
     )
+    named = design.presentations._replace(names=list(wanted.ids))
+    design = replace(design, presentations=named)
     names = one["neuroid_id"].values.astype(str).tolist() if "neuroid_id" in one.coords else None
     about = one.drop_vars([str(v) for v in one.variables if NEUROID not in one[v].dims])
     return Responses(rows, design, names, about.drop_vars("response", errors="ignore")), wanted

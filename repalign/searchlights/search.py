@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from repalign import __version__
+from repalign.choices import as_metric, as_whole_number
 from repalign.memory import parse_size, say_size
 from repalign.metrics import RSA
 from repalign.metrics.calls import Array, pick_device
@@ -42,7 +43,7 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 def searchlight(
     recording: xr.Dataset | Array,
     models: Mapping[str, Model],
-    metric: RSA | None = None,
+    metric: RSA | str | None = None,
     *,
     radius: float | None = None,
     neighbourhoods: Neighbourhoods | None = None,
@@ -70,8 +71,8 @@ def searchlight(
         models: by name: activations, recordings, published RDMs, RDMs as ``xr.DataArray`` with the
             dimension ``stimulus_id``, or plain arrays with ``stimulus_id``. Stimuli are matched by
             id; those that some model lacks are left out.
-        metric: ``RSA()`` by default. ``rdm`` is correlation, cosine, euclidean, mahalanobis or
-            crossnobis; ``noise`` a name in ``COVARIANCES``; any comparator.
+        metric: ``RSA()`` by default, or its name. ``rdm`` is correlation, cosine, euclidean,
+            mahalanobis or crossnobis; ``noise`` a name in ``COVARIANCES``; any comparator.
         radius: of spheres, in mm; short for ``neighbourhoods=neighbourhoods_of(recording,
             radius=...)``.
         neighbourhoods: of the recording's neuroids.
@@ -119,8 +120,9 @@ def searchlight(
         surfaces Oosterhof et al. 2011, https://doi.org/10.1016/j.neuroimage.2010.04.270; crossnobis
         Walther et al. 2016, https://doi.org/10.1016/j.neuroimage.2015.12.012
     """
-    metric = RSA() if metric is None else metric
-    kind = _check_choices(metric, dtype, residuals, fold, keep_rdms, to, n_permutations)
+    metric, seed = _as_rsa(metric), as_whole_number(seed, "seed")
+    n_permutations = as_whole_number(n_permutations, "n_permutations")
+    kind = _check_choices(metric, dtype, residuals, fold, keep_rdms, to)
     found, wanted = responses_and_models(recording, models, metric, fold, stimulus_id)
     hoods = _neighbourhoods(recording, neighbourhoods, radius, found.rows.shape[1])
     check_neuroids(found.rows, found.names)
@@ -225,6 +227,13 @@ def _all_chunks(
     return values if kept is None else kept.similarities()
 
 
+def _as_rsa(metric: RSA | str | None) -> RSA:
+    found = as_metric(metric)
+    if not isinstance(found, RSA):
+        raise ValueError(f"a searchlight compares RDMs, which {found.name} does not; use rsa")
+    return found
+
+
 def _check_choices(
     metric: RSA,
     dtype: str,
@@ -232,7 +241,6 @@ def _check_choices(
     fold: str | None,
     keep_rdms: bool,
     to: str | Path | None,
-    n_permutations: int,
 ) -> Any:
     if metric.rdm not in LOCAL_METHODS:
         raise ValueError(
@@ -250,8 +258,6 @@ def _check_choices(
         raise ValueError(f"fold= does not apply to rdm={metric.rdm!r}; leave it out")
     if keep_rdms and to is None:
         raise ValueError("keep_rdms needs to=, the store that they are written to")
-    if n_permutations < 0:
-        raise ValueError(f"n_permutations is {n_permutations}; expected 0 or more")
     return kind
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from repalign.cards import NAME
+from repalign.card_schemas import NAME
 from repalign.local_files import write_file
 from repalign.memory import parse_size
 from repalign.metrics import Metric

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 import xarray as xr
 
-from repalign.cards import ModelCard, load_model_card, split_twin
+from repalign.card_schemas import ModelCard
+from repalign.cards import load_model_card, split_twin
 from repalign.checkpoints import find_checkpoint
 from repalign.layer_list import problems, run_once
 from repalign.layer_names import EACH_TIME, parse_layer

@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
-from repalign.cards import NAME
+from repalign.card_schemas import NAME
 from repalign.training.sections import (
     NamedSection,
     NeuralSection,

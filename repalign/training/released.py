@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from repalign.cards import ModelCard, load_model_card, split_twin
+from repalign.card_schemas import ModelCard
+from repalign.cards import load_model_card, split_twin
 from repalign.network_sources import SOURCES
 from repalign.networks import Network
 from repalign.store import file_hash, write_file

@@ -12,7 +12,7 @@ from typing import Any
 import xarray as xr
 from filelock import FileLock, Timeout
 
-from repalign.cards import AlignedTo
+from repalign.network_cards import AlignedTo
 from repalign.networks import Network
 from repalign.regularize.alignment import AlignmentLoss
 from repalign.stimuli import Stimuli

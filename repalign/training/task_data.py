@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.stimuli import SUFFIXES, decode, natural_key
 from repalign.training.task_images import (
     ImageSet,

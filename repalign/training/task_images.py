@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from repalign.cards import Preprocessing
+from repalign.network_cards import Preprocessing
 from repalign.networks import preprocess
 
 SPLIT_SEED = 0

@@ -1,9 +1,10 @@
-"""p values of all regions corrected as one family, with their Monte Carlo errors."""
+"""p values of one hypothesis in all regions, corrected together, and what they say in words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,6 +12,30 @@ from torch import Tensor
 from repalign.evidence.plans import Plan
 from repalign.evidence.testing import Tested
 from repalign.inference import CORRECTIONS
+
+
+class Words(NamedTuple):
+    """What a test asks, and what is said where nothing is shown, and of effects of either sign."""
+
+    asks: str
+    nothing: str
+    above: str
+    below: str
+
+
+HYPOTHESES = {
+    "chance": Words("differs from chance", "not told from chance", "above chance", "below chance"),
+    "labels": Words(
+        "related to the stimuli's labels", "no relation shown", "related", "related, inversely"
+    ),
+    "ceiling": Words(
+        "differs from the lower noise ceiling",
+        "not told from the lower ceiling",
+        "above the lower ceiling",
+        "below the ceiling",
+    ),
+    "pairs": Words("two models differ", "not told apart", "first", "second"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,3 +87,16 @@ def _flat(values: Tensor | None) -> Tensor:
     if values is None:
         raise AssertionError("the plan was checked: this test has a joint null, and an error")
     return values.flatten().double()
+
+
+def verdict(hypothesis: str, effect: float, p: float, least: float, plan: Plan, n: int) -> str:
+    """What a corrected p says, of which ``least`` is the smallest that n units can give."""
+    words = HYPOTHESES[hypothesis]
+    if least > plan.alpha:
+        return (
+            f"{words.asks}: cannot be significant, since no corrected p is below {least:.3g} with"
+            f" {n} {'subjects' if plan.over != 'stimuli' else 'stimuli'}"
+        )
+    if p > plan.alpha:
+        return words.nothing
+    return words.above if effect > 0 else words.below
