@@ -196,6 +196,20 @@ def test_too_few_draws_are_refused(
         compare(brain, net, ra.RSA(), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("metric", [ra.CKA(), ra.RSA(), ra.Ridge(), ra.Procrustes()])
+def test_the_unit_of_responses_does_not_matter_or_is_refused(
+    random: np.random.Generator, metric: ra.metrics.Metric
+) -> None:
+    x, y = random.normal(size=(2, 24, 10))
+    value = compare(x, y, metric, n_resamples=0)[0].value
+    for scale in (1e12, 1e-12, 1e50, 1e-50):
+        scaled = compare(x * scale, y, metric, n_resamples=0)[0].value
+        assert scaled == pytest.approx(value, rel=1e-9)
+    for scale in (1e70, 1e200, 1e-70, 1e-200):
+        with pytest.raises(ValueError, match="out of the range of float64. Use another unit"):
+            compare(x * scale, y, metric, n_resamples=0)
+
+
 def test_missing_repetitions_of_an_array_are_nan_in_all_neuroids(
     random: np.random.Generator,
 ) -> None:

@@ -103,6 +103,7 @@ RANKS = (
         "results",
         "reused_data",
         "populations",
+        "response_checks",
         "comparison",
         "dynamics",
         "layer_regions",
