@@ -62,6 +62,7 @@ def as_population(
     """
     if isinstance(population, xr.Dataset):
         refuse_continuous(population, "compare")
+        _refuse_empty(population, name)
         return population
     array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
     if not isinstance(array, np.ndarray):
@@ -71,6 +72,8 @@ def as_population(
             f"{name} is an array of {array.dtype} with shape {array.shape}; expected numbers of"
             " shape (stimulus, neuroid) or (repetition, stimulus, neuroid)"
         )
+    if not array.size:
+        raise ValueError(f"{name} is empty: an array of shape {array.shape}")
     stacked = array if array.ndim == 3 else array[None]
     repeats, rows, units = stacked.shape
     finite = np.isfinite(stacked)
@@ -86,6 +89,13 @@ def as_population(
         return ds
     ids = np.array(list(stimulus_id) * repeats, dtype=object)
     return ds.assign_coords({STIMULUS: ("presentation", ids)})
+
+
+def _refuse_empty(ds: xr.Dataset, name: str) -> None:
+    empty = [str(dim) for dim, size in ds.sizes.items() if size == 0]
+    if empty:
+        name = str(ds.attrs.get("dataset") or ds.attrs.get("model") or name)
+        raise ValueError(f"{name} is empty: it has no {empty[0]}. Was anything selected?")
 
 
 def layers_of(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]:
@@ -106,6 +116,8 @@ def parts_of(ds: xr.Dataset) -> Iterator[tuple[Target, xr.Dataset]]:
 
 def shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | int, str]:
     """The stimuli of both sides, or the number of rows where names are missing; and a note."""
+    for ds, side in ((first, "first"), (second, "second")):
+        _refuse_empty(ds, side)
     named = STIMULUS in first.coords, STIMULUS in second.coords
     if all(named):
         ours, theirs = stimulus_ids(first), stimulus_ids(second)
