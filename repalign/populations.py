@@ -13,7 +13,6 @@ import xarray as xr
 from torch import Tensor
 
 from repalign.metrics import RSA, Metric
-from repalign.metrics.calls import NotFiniteError
 from repalign.metrics.pairs import condensed
 from repalign.metrics.rotation import ignores_rotation
 from repalign.recording import (
@@ -27,6 +26,7 @@ from repalign.recording import (
     stimulus_ids,
     targets,
 )
+from repalign.response_checks import check_responses
 from repalign.store import load_values
 
 Population = xr.Dataset | np.ndarray[Any, Any] | Tensor
@@ -62,6 +62,7 @@ def as_population(
     """
     if isinstance(population, xr.Dataset):
         refuse_continuous(population, "compare")
+        _refuse_empty(population, name)
         return population
     array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
     if not isinstance(array, np.ndarray):
@@ -71,6 +72,8 @@ def as_population(
             f"{name} is an array of {array.dtype} with shape {array.shape}; expected numbers of"
             " shape (stimulus, neuroid) or (repetition, stimulus, neuroid)"
         )
+    if not array.size:
+        raise ValueError(f"{name} is empty: an array of shape {array.shape}")
     stacked = array if array.ndim == 3 else array[None]
     repeats, rows, units = stacked.shape
     finite = np.isfinite(stacked)
@@ -86,6 +89,13 @@ def as_population(
         return ds
     ids = np.array(list(stimulus_id) * repeats, dtype=object)
     return ds.assign_coords({STIMULUS: ("presentation", ids)})
+
+
+def _refuse_empty(ds: xr.Dataset, name: str) -> None:
+    empty = [str(dim) for dim, size in ds.sizes.items() if size == 0]
+    if empty:
+        name = str(ds.attrs.get("dataset") or ds.attrs.get("model") or name)
+        raise ValueError(f"{name} is empty: it has no {empty[0]}. Was anything selected?")
 
 
 def layers_of(second: Population | Mapping[str, xr.Dataset]) -> list[xr.Dataset]:
@@ -106,6 +116,8 @@ def parts_of(ds: xr.Dataset) -> Iterator[tuple[Target, xr.Dataset]]:
 
 def shared_stimuli(first: xr.Dataset, second: xr.Dataset) -> tuple[list[str] | int, str]:
     """The stimuli of both sides, or the number of rows where names are missing; and a note."""
+    for ds, side in ((first, "first"), (second, "second")):
+        _refuse_empty(ds, side)
     named = STIMULUS in first.coords, STIMULUS in second.coords
     if all(named):
         ours, theirs = stimulus_ids(first), stimulus_ids(second)
@@ -254,8 +266,7 @@ def match_population(
         )
     average = _average(array)
     called = f"{name} {' '.join(filter(None, target))}".strip()
-    _check_finite(average, names, called)
-    _check_patterns(average, names, metric, called)
+    check_responses(average, names, metric, called)
     responses = _tensor(average, device)
     repeats = None if len(array) == 1 or predicts else _tensor(array, device)
     every = _tensor(array, device) if metric.needs_repeats and len(array) > 1 else responses
@@ -305,35 +316,3 @@ def _average(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
         mean: np.ndarray[Any, Any] = np.nanmean(array, axis=0)
     return mean
-
-
-def _check_finite(responses: np.ndarray[Any, Any], ids: Sequence[str], name: str) -> None:
-    """Name the population, stimuli and neuroids of NaN, which some metrics would pass on."""
-    if np.isfinite(responses.sum(dtype=np.float64)):  # many times quicker than at each value
-        return
-    bad = ~np.isfinite(responses)
-    if not bad.any():  # a sum that overflows
-        return
-    rows, columns = np.flatnonzero(bad.any(axis=1)), np.flatnonzero(bad.any(axis=0))
-    raise NotFiniteError(
-        f"{name} has {int(bad.sum())} values that are NaN or infinite, in {len(rows)} of"
-        f" {len(ids)} stimuli (first {ids[rows[0]]!r}) and {len(columns)} of {bad.shape[1]}"
-        f" neuroids (first {columns[0]}, from 0). Leave out these stimuli, or the neuroids"
-        " concerned; a missing repetition is NaN in all neuroids."
-    )
-
-
-def _check_patterns(
-    responses: np.ndarray[Any, Any], ids: Sequence[str], metric: Metric, name: str
-) -> None:
-    """Say which stimuli have no correlation distance, instead of answering NaN."""
-    if not (isinstance(metric, RSA) and metric.rdm == "correlation"):
-        return
-    constant = np.flatnonzero(responses.max(axis=1) == responses.min(axis=1))
-    if constant.size:
-        named = ", ".join(repr(ids[i]) for i in constant[:3])
-        raise ValueError(
-            f"{name}: the responses to {len(constant)} stimuli ({named}) are the same in all"
-            f" {responses.shape[1]} neuroids, so their correlation distance is undefined; use"
-            " the Euclidean distance (rsa:rdm=euclidean)"
-        )

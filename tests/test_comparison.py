@@ -196,6 +196,39 @@ def test_too_few_draws_are_refused(
         compare(brain, net, ra.RSA(), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("metric", [ra.CKA(), ra.RSA(), ra.Ridge(), ra.Procrustes()])
+def test_the_unit_of_responses_does_not_matter_or_is_refused(
+    random: np.random.Generator, metric: ra.metrics.Metric
+) -> None:
+    x, y = random.normal(size=(2, 24, 10))
+    value = compare(x, y, metric, n_resamples=0)[0].value
+    for scale in (1e12, 1e-12, 1e50, 1e-50):
+        scaled = compare(x * scale, y, metric, n_resamples=0)[0].value
+        assert scaled == pytest.approx(value, rel=1e-9)
+    for scale in (1e70, 1e200, 1e-70, 1e-200):
+        with pytest.raises(ValueError, match="out of the range of float64. Use another unit"):
+            compare(x * scale, y, metric, n_resamples=0)
+
+
+@pytest.mark.parametrize("dimension", ["presentation", "neuroid"])
+def test_empty_populations_are_refused(brain: xr.Dataset, net: xr.Dataset, dimension: str) -> None:
+    empty, nothing = brain.isel({dimension: []}), net.isel({dimension: []})
+    for call in (
+        lambda: compare(empty, net, ra.CKA()),
+        lambda: compare(brain, nothing, ra.RSA()),
+        lambda: compare(brain, {"layer1": nothing}, ra.RSA()),
+        lambda: ra.infer(empty, net),
+        lambda: ra.infer(brain, {"net": {"layer1": nothing}}),
+        lambda: ra.map_layers(empty, {"layer1": net}),
+        lambda: ra.map_layers(brain, {"layer1": nothing}),
+    ):
+        with pytest.raises(ValueError, match=f"is empty: it has no {dimension}"):
+            call()
+    shape = (0, 4) if dimension == "presentation" else (4, 0)
+    with pytest.raises(ValueError, match=r"first is empty: an array of shape \("):
+        compare(np.zeros(shape), np.zeros((4, 3)), ra.CKA())
+
+
 def test_missing_repetitions_of_an_array_are_nan_in_all_neuroids(
     random: np.random.Generator,
 ) -> None:

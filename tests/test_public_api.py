@@ -105,6 +105,7 @@ RANKS = (
         "reused_data",
         "populations",
         "missing_pairs",
+        "response_checks",
         "comparison",
         "dynamics",
         "layer_regions",
