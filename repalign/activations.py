@@ -24,7 +24,7 @@ from repalign.layer_list import nothing_left
 from repalign.layer_names import EACH_TIME, parse_layer
 from repalign.memory import parse_size
 from repalign.metrics.calls import pick_device
-from repalign.networks import Network, find_layers, load_network
+from repalign.networks import Network, chosen_layers, find_layers, load_network
 from repalign.places import Where, find_place
 from repalign.recording_pass import decode_batch
 from repalign.recording_plan import memory_format_of
@@ -125,9 +125,7 @@ def record(
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}, expected one of {', '.join(DTYPES)}")
     cap = None if memory is None else parse_size(memory)
-    chosen = [layers] if isinstance(layers, str) else list(layers or model.layers)
-    if not chosen:
-        raise ValueError(f"{model.name} names no layers of its own; pass layers=, such as 'all'")
+    chosen = chosen_layers(layers, model.layers, model.name)
     if isinstance(stimuli, xr.Dataset):
         dataset = str(stimuli.attrs.get("dataset", "stimuli"))
     else:

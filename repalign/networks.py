@@ -184,6 +184,24 @@ def preprocess(
     return (values - mean) / std
 
 
+def chosen_layers(layers: str | Sequence[str] | None, own: Sequence[str], model: str) -> list[str]:
+    """The layers asked for, or the model's own.
+
+    Raises:
+        ValueError: none are.
+
+    Example:
+        >>> chosen_layers("fc", (), "alexnet"), chosen_layers(None, ["conv1"], "alexnet")
+        (['fc'], ['conv1'])
+    """
+    if layers is None and not own:
+        raise ValueError(f"{model} names no layers of its own; pass layers=, such as 'all'")
+    chosen = own if layers is None else [layers] if isinstance(layers, str) else layers
+    if not chosen:
+        raise ValueError(f"layers= is empty; name layers of {model}, or leave it out for its own")
+    return list(chosen)
+
+
 def find_layers(
     module: nn.Module, patterns: Sequence[str], *, example: Tensor | None = None
 ) -> list[str]:

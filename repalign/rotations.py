@@ -19,7 +19,7 @@ from repalign.memory import parse_size
 from repalign.metrics.calls import pick_device
 from repalign.metrics.comparators import check_choice
 from repalign.metrics.rotation import PRECISIONS
-from repalign.networks import Network, find_layers, load_network
+from repalign.networks import Network, chosen_layers, find_layers, load_network
 from repalign.recording_run import RecordingRun
 from repalign.rotation_run import RotatedRun
 from repalign.stimuli import Stimuli, images_of
@@ -78,9 +78,7 @@ def rotated_layers(
     """
     if not isinstance(model, Network):
         model = load_network(model, to=to)
-    chosen = [layers] if isinstance(layers, str) else list(layers or model.layers)
-    if not chosen:
-        raise ValueError(f"{model.name} names no layers of its own; pass layers=, such as 'all'")
+    chosen = chosen_layers(layers, model.layers, model.name)
     names = find_layers(model.module, chosen)
     check_choice(precision, PRECISIONS, "precision")
     if batch_size is not None and batch_size < 1:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from repalign.clips import clip_rows
 from repalign.hooks import capture
 from repalign.metrics.calls import pick_device
-from repalign.networks import Network, find_layers, preprocess
+from repalign.networks import Network, chosen_layers, find_layers, preprocess
 from repalign.recording import (
     NEUROID,
     PRESENTATION,
@@ -73,10 +73,7 @@ def clip_responses(
     """
     if batch_size < 1 or frame_ms <= 0:
         raise ValueError(f"batch_size {batch_size} and frame_ms {frame_ms} must be more than 0")
-    chosen = list(network.layers if layers is None else layers)
-    if not chosen:
-        raise ValueError(f"{network.name} names no layers of its own; pass layers=")
-    names = find_layers(network.module, chosen)
+    names = find_layers(network.module, chosen_layers(layers, network.layers, network.name))
     ids, rows = clip_rows(clips.ids)
     kept: dict[str, list[Tensor]] = {name: [] for name in names}
     where = pick_device(device)

@@ -308,6 +308,8 @@ def test_layers_must_exist_and_be_used(network: Network, stimuli: Stimuli) -> No
         record(network, stimuli=stimuli, batch_size=0)
     with pytest.raises(ValueError, match="names no layers of its own"):
         record(Network("x", Small()), stimuli=stimuli)
+    with pytest.raises(ValueError, match="layers= is empty"):
+        record(network, stimuli=stimuli, layers=[])
 
 
 def test_recording_that_cannot_fit_is_refused_before_it_begins(

@@ -180,6 +180,29 @@ def test_the_planted_layer_and_time_are_found_and_the_baseline_is_not(metric, si
     assert "two-sided" in difference.attrs["kind"]
 
 
+@pytest.mark.parametrize("over", ["subjects", "stimuli"])
+def test_no_cluster_reaches_over_a_gap_in_time(signal, layers, over):
+    """The late layer is there in the last four bins, which a gap parts into two and two."""
+    starts, stops = (edge + 500 * (np.arange(BINS) > 3) for edge in EDGES)
+    parted = recording(signal, subjects=9, repeats=2, edges=(starts, stops))
+    whole = recording(signal, subjects=9, repeats=2)
+    settings = {"n_permutations": 99, "device": "cpu"}
+    found, one = (
+        ra.time_clusters(ra.time_resolved(part, layers, RSA(), **settings), over=over)
+        for part in (parted, whole)
+    )
+    np.testing.assert_array_equal(found["statistic"].values, one["statistic"].values)
+    table = ra.cluster_table(found)
+    late = table[table["layer"] == "late"].sort_values("start_ms")
+    assert late[["start_ms", "stop_ms"]].values.tolist() == [[0, 40], [540, 580]]
+    assert (late["p"] <= 0.05).all()
+    crossed = ra.cross_temporal(parted, metric=RSA(), splits=5, device="cpu")
+    square = ra.cluster_table(ra.time_clusters(crossed))
+    lengths = square[["stop_ms", "stop_ms_"]].values - square[["start_ms", "start_ms_"]].values
+    assert len(square)
+    assert lengths.max() < 500
+
+
 def test_one_subject_is_tested_by_permuted_stimuli(signal, layers):
     one = recording(signal, repeats=2)
     result = ra.time_resolved(one, layers, RSA(), n_permutations=199, seed=2, device="cpu")

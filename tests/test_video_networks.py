@@ -113,7 +113,7 @@ def test_a_video_network_comes_from_a_card(clips: np.ndarray[Any, Any], tmp_path
     ("layers", "options", "message"),
     [
         (["nothing"], {}, "no layer 'nothing'"),
-        ([], {}, "small names no layers of its own"),
+        ([], {}, "layers= is empty; name layers of small"),
         (["unused"], {}, "layer 'unused' is not used in the forward pass"),
         (["turned"], {}, "layer turned: output of shape .* for 2 clips; the first axis must be"),
         (["turned"], {"batch_size": 0}, "batch_size 0 and frame_ms 40 must be more than 0"),

@@ -27,7 +27,7 @@ from repalign.evaluation import evaluating
 from repalign.hooks import capture
 from repalign.layer_list import wrong_shape
 from repalign.metrics.calls import pick_device
-from repalign.networks import find_layers
+from repalign.networks import chosen_layers, find_layers
 from repalign.progress import track
 from repalign.recording import PRESENTATION, make_activations
 
@@ -91,8 +91,7 @@ def replay(
             " or take the steps of a Rollout"
         )
     steps = steps.drop_vars([*TRACES, "q"], errors="ignore")
-    chosen = [layers] if isinstance(layers, str) else list(layers or agent.layers or ["all"])
-    names = find_layers(agent.module, chosen)
+    names = find_layers(agent.module, chosen_layers(layers, agent.layers or ["all"], agent.name))
     passed = _Pass(agent, names, batch_size, pick_device(device), progress)
     rows, output = passed.over(steps[OBSERVATION])
     final = passed.without_layers().over(steps[FINAL])[1] if FINAL in steps else {}

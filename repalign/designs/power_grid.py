@@ -131,9 +131,9 @@ def power(
     pilot: Array | Components,
     layers: Array,
     *,
-    n_stimuli: Sequence[int],
-    n_subjects: Sequence[int],
-    repetitions: Sequence[int] = (1,),
+    n_stimuli: int | Sequence[int],
+    n_subjects: int | Sequence[int],
+    repetitions: int | Sequence[int] = 1,
     test: str = "two-factor",
     comparator: str = "corr",
     alpha: float = 0.05,
@@ -211,7 +211,11 @@ def power(
             models, averaged, comparator=comparator, n_resamples=n_resamples, seed=seed
         )
     difference, reach = measured or (float("nan"), float("nan"))
-    grid = [Design(*one) for one in product(n_stimuli, n_subjects, repetitions)]
+    sizes = [
+        _whole_numbers(value, name)
+        for value, name in zip((n_stimuli, n_subjects, repetitions), DIMENSIONS, strict=True)
+    ]
+    grid = [Design(*one) for one in product(*sizes)]
     _check_grid(grid, components)
     claim, run = TESTS[test]
     found = []
@@ -248,8 +252,12 @@ def power(
         components=components,
         n_resamples=n_resamples,
         seed=seed,
-        smallest_p={n: smallest_p(test, n, n_resamples) for n in n_subjects},
+        smallest_p={n: smallest_p(test, n, n_resamples) for n in sizes[1]},
     )
+
+
+def _whole_numbers(value: int | Sequence[int], name: str) -> list[int]:
+    return [as_whole_number(one, name) for one in np.atleast_1d(np.asarray(value)).tolist()]
 
 
 def _check_grid(grid: Sequence[Design], components: Components) -> None:

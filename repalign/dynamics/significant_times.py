@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from repalign.choices import as_whole_number
+from repalign.dynamics.time_gaps import gathered, places_in_time, spread
 from repalign.inference import TestedClusters, cluster_permutation_test, cluster_test_of_null
 from repalign.inference.cluster_permutations import ClusterSize
 from repalign.inference.significance import Alternative
@@ -58,6 +59,7 @@ def time_clusters(
             permutations, or a metric whose value for unrelated representations is not 0.
 
     Note:
+        No cluster reaches over a gap: a step from bin to bin of more than 1.5 times the median one.
         p is corrected over times, not over layers or regions: use Holm or Benjamini–Hochberg
         (``repalign.inference``) on the least p of each.
 
@@ -170,17 +172,19 @@ def _test(
     n_flips: int,
     seed: int,
 ) -> TestedClusters:
-    rows = torch.from_numpy(np.ascontiguousarray(values.values))
+    places = places_in_time(values)
+    rows = spread(values.values, places)
     if null is not None:
-        draws = torch.from_numpy(np.ascontiguousarray(null.values))
-        return cluster_test_of_null(rows.mean(0), draws, **settings)
+        draws = spread(null.values, places)
+        return gathered(cluster_test_of_null(rows.mean(0), draws, **settings), places)
     if len(rows) < 2:
         raise ValueError(
             f"{name.strip() or 'the recording'} has {len(rows)} subject; a test over subjects needs"
             " 2 or more, and 6 or more for a two-sided p below .05 (5 one-sided): the smallest is"
             " 2/2ⁿ. Use over='stimuli', with n_permutations where the values are computed"
         )
-    return cluster_permutation_test(rows, n_flips=n_flips, seed=seed, **settings)
+    found = cluster_permutation_test(rows, n_flips=n_flips, seed=seed, **settings)
+    return gathered(found, places)
 
 
 def _dataset(
@@ -193,7 +197,7 @@ def _dataset(
 ) -> xr.Dataset:
     groups = list(dict.fromkeys(labels))
 
-    def gathered(name: str) -> np.ndarray[Any, Any]:
+    def of_points(name: str) -> np.ndarray[Any, Any]:
         columns = []
         for row in maps:
             for one in row:
@@ -209,7 +213,7 @@ def _dataset(
     return xr.Dataset(
         {
             "mean": (dims, np.stack([one.values for one in means])),
-            **{name: (dims, gathered(name)) for name in ("statistic", "label", "p")},
+            **{name: (dims, of_points(name)) for name in ("statistic", "label", "p")},
         },
         coords={
             **kept,
