@@ -194,8 +194,8 @@ def test_intervals_of_small_pilots_hold_the_rate_in_fresh_data():
     for seed in range(20):
         layers, pilot = truth.pilot((40, 8, 2), seed)
         found = power(
-            pilot, layers, n_stimuli=24, n_subjects=np.array([10]), test="subjects", n_simulations=100,
-            n_resamples=100,
+            pilot, layers, n_stimuli=24, n_subjects=np.array([10]), test="subjects",
+            n_simulations=100, n_resamples=100,
         ).designs[0]  # fmt: skip
         hits += found.low <= rate <= found.high
     assert hits >= 15

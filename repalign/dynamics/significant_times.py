@@ -59,6 +59,8 @@ def time_clusters(
             permutations, or a metric whose value for unrelated representations is not 0.
 
     Note:
+        Over subjects and against 0 the claim is of these stimuli: what they share with a layer by
+        chance is found in every subject. ``minus`` compares layers, which is free of that.
         No cluster reaches over a gap: a step from bin to bin of more than 1.5 times the median one.
         p is corrected over times, not over layers or regions: use Holm or Benjamini–Hochberg
         (``repalign.inference``) on the least p of each.

@@ -127,6 +127,10 @@ def significance_over_subjects(
         ValueError: fewer than 2 subjects, different models, no neuroid that all share, or one that
             lies elsewhere in another subject's map.
 
+    Note:
+        Against a number the claim is of these stimuli: what they share with a model by chance is
+        found in every subject. ``less=`` another model is free of that.
+
     Reference:
         Smith & Nichols 2009, https://doi.org/10.1016/j.neuroimage.2008.03.061; Nichols & Holmes
         2002, https://doi.org/10.1002/hbm.1058
