@@ -21,7 +21,7 @@ _HOME = {
     "average_time": "repalign.processing",
     "brain_hierarchy_score": "repalign.layer_regions",
     "capture": "repalign.hooks",
-    "check_recording": "repalign.recording",
+    "check_recording": "repalign.recording_checks",
     "check_validity": "repalign.validity",
     "CKA": "repalign.metrics",
     "cka_of_layers": "repalign.layer_pairs",
@@ -259,7 +259,8 @@ if TYPE_CHECKING:
     from repalign.processing import average_repeats, average_time, zscore_sessions
     from repalign.quality import inspect_recording, select_reliable
     from repalign.recipes import RECIPES
-    from repalign.recording import check_recording, make_recording, select
+    from repalign.recording import make_recording, select
+    from repalign.recording_checks import check_recording
     from repalign.regularize import (
         ALIGNMENT_LOSSES,
         CONTROLS,

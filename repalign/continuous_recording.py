@@ -22,11 +22,10 @@ from repalign.recording import (
     NEUROID_COORDS,
     SCHEMA_VERSION,
     STIMULUS,
-    FiniteValues,
     is_continuous,
-    missing_strings,
     strings,
 )
+from repalign.recording_checks import FiniteValues, missing_strings
 
 TIME, RUN, TIME_S = "time", "run", "time_s"
 EVENT, ONSET, DURATION, EVENT_RUN = "event", "onset_s", "duration_s", "event_run"

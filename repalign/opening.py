@@ -11,7 +11,7 @@ from repalign import __version__
 from repalign.activations import open_layers
 from repalign.loaders import ingest
 from repalign.places import LocalFolder, find_place
-from repalign.recording import check_recording
+from repalign.recording_checks import check_recording
 from repalign.stimuli import GROUP, Stimuli, stimuli_to_dataset
 from repalign.store import MANIFEST, local_folder, open_store, write_store
 

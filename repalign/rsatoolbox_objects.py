@@ -20,11 +20,11 @@ from repalign.recording import (
     TIME_BIN,
     TIME_BIN_START,
     TIME_BIN_STOP,
-    check_recording,
     is_rdm_only,
     make_rdm_recording,
     make_recording,
 )
+from repalign.recording_checks import check_recording
 from repalign.rsatoolbox_descriptors import (
     middles_of,
     plain,

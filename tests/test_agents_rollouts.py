@@ -29,7 +29,8 @@ from repalign.agents import (
 from repalign.agents.traces import following_values, generalised_advantages, prediction_errors
 from repalign.cli import agents as cli_agents
 from repalign.metrics import CKA, Ridge
-from repalign.recording import check_recording, make_recording
+from repalign.recording import make_recording
+from repalign.recording_checks import check_recording
 
 gym = pytest.importorskip("gymnasium", reason="gymnasium is an extra")
 

@@ -15,13 +15,13 @@ from repalign.loaders import ingest
 from repalign.metrics import CKA, reliability
 from repalign.processing import average_repeats
 from repalign.recording import (
-    check_recording,
     make_rdm_recording,
     make_recording,
     response_array,
     select,
     stimulus_ids,
 )
+from repalign.recording_checks import check_recording
 from repalign.regularize import controls
 from repalign.regularize.controls import CONTROLS, Control
 from repalign.regularize.target_responses import average_responses, stimulus_labels

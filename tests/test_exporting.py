@@ -21,7 +21,8 @@ import xarray as xr
 from repalign import exporting
 from repalign.exporting import export
 from repalign.loaders import ingest, lazy
-from repalign.recording import check_recording, make_rdm_recording, make_recording, select
+from repalign.recording import make_rdm_recording, make_recording, select
+from repalign.recording_checks import check_recording
 from repalign.stimuli import Stimuli, encode_png, open_stimuli
 
 IDS = ["b/1", "ä 2", "b/1", "c", "c.png"]

@@ -25,7 +25,7 @@ from scipy.sparse import csc_array
 from repalign.cards import load_dataset_card
 from repalign.loaders import array_layout, arrays, ingest, mat5, table_files
 from repalign.loaders.array_files import ArrayFile, open_array, read_array
-from repalign.recording import check_recording
+from repalign.recording_checks import check_recording
 
 Array = np.ndarray[Any, np.dtype[Any]]
 

@@ -13,7 +13,8 @@ from scipy.io import loadmat, savemat
 from repalign import loaders
 from repalign.cards import load_dataset_card
 from repalign.loaders import bang2020, ingest
-from repalign.recording import check_recording, targets
+from repalign.recording import targets
+from repalign.recording_checks import check_recording
 
 TRIALS = {"P1": 206, "P2": 300, "P3": 259, "P4": 300, "P5": 269}
 

@@ -19,7 +19,7 @@ import xarray as xr
 from repalign.cards import load_dataset_card
 from repalign.loaders import brainio_assembly, ingest, lazy
 from repalign.loaders.brainio import read
-from repalign.recording import check_recording
+from repalign.recording_checks import check_recording
 from repalign.stimuli import Stimuli, encode_png, open_stimuli
 
 DIMS = ("presentation", "neuroid", "time_bin")

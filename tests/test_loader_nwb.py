@@ -19,7 +19,7 @@ from repalign import loaders
 from repalign.card_schemas import DatasetCard
 from repalign.cards import load_dataset_card
 from repalign.loaders import hdf5, nwb, nwb_ophys, spike_counts, stimulus_files
-from repalign.recording import check_recording
+from repalign.recording_checks import check_recording
 from repalign.stimuli import encode_png, open_stimuli
 
 pynwb = pytest.importorskip("pynwb", reason="NWB files need the extra 'nwb'")

@@ -12,13 +12,8 @@ from scipy.stats import pearsonr
 
 from repalign.loaders import ingest
 from repalign.metrics.noise_correction import reliability
-from repalign.recording import (
-    check_recording,
-    is_rdm_only,
-    response_array,
-    stimulus_ids,
-    targets,
-)
+from repalign.recording import is_rdm_only, response_array, stimulus_ids, targets
+from repalign.recording_checks import check_recording
 from repalign.stimuli import encode_png, open_stimuli
 
 

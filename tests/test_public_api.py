@@ -49,6 +49,7 @@ RANKS = (
     },
     {
         "recording",
+        "recording_checks",
         "continuous_recording",
         "shard_files",
         "shards",

@@ -8,7 +8,6 @@ import xarray as xr
 
 from repalign.processing import average_repeats
 from repalign.recording import (
-    check_recording,
     make_rdm_recording,
     make_recording,
     response_array,
@@ -16,6 +15,7 @@ from repalign.recording import (
     stimulus_ids,
     targets,
 )
+from repalign.recording_checks import check_recording
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from repalign.recording import check_recording, make_recording
+from repalign.recording import make_recording
+from repalign.recording_checks import check_recording
 from repalign.shards import encoding_for, fingerprint
 from repalign.store import MANIFEST, building, open_store, read_manifest, write_file, write_store
 

@@ -28,7 +28,8 @@ from repalign.cards import import_code, load_dataset_card
 from repalign.copying import check_target, copy_store, scratch_path
 from repalign.fetch import fetch_files
 from repalign.places import LocalFolder, Place, find_place
-from repalign.recording import IMAGE_HASH, STIMULUS, FiniteValues, check_recording
+from repalign.recording import IMAGE_HASH, STIMULUS
+from repalign.recording_checks import FiniteValues, check_recording
 from repalign.stimuli import GROUP, Stimuli, decode, short_hash, stimuli_to_dataset
 from repalign.store import default_folder, file_hash, locked, open_store, read_manifest, write_store
 
