@@ -229,10 +229,10 @@ def test_a_client_that_has_given_up_its_scheduler_says_so(
         with clusters.scheduler_needed(client, "tcp://here"):
             ask(client)
 
-    with open_client(scheduler=cluster.address) as client:
-        client.close()
-        with pytest.raises(ConnectionError, match="scheduler at tcp://here is gone"):
-            asked(client)
+    client = Client(cluster.address, set_as_default=False)
+    client.close()
+    with pytest.raises(ConnectionError, match="scheduler at tcp://here is gone"):
+        asked(client)
 
 
 def test_all_is_done_while_workers_are_killed_all_the_time(
