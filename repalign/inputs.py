@@ -57,6 +57,16 @@ def open_population(name: str, where: Mapping[str, Any]) -> xr.Dataset:
     return as_population(array, path.name, ids)
 
 
+def open_part(
+    dataset: str, conditions: Sequence[str] | None, where: Mapping[str, Any]
+) -> xr.Dataset:
+    """The part of a recording, or of an array file, that has the values of all conditions."""
+    recording = open_population(dataset, where)
+    for condition in conditions or ():
+        recording = select_by_text(recording, condition)
+    return recording
+
+
 def open_inputs(
     dataset: str,
     models: Sequence[str],
@@ -72,9 +82,7 @@ def open_inputs(
 ) -> tuple[xr.Dataset, dict[str, dict[str, xr.Dataset]]]:
     """The chosen part of a recording, and the layers of each model that it is compared with."""
     where = {"to": to, "mirror": mirror, "offline": offline or None}
-    recording = open_population(dataset, where)
-    for condition in conditions or ():
-        recording = select_by_text(recording, condition)
+    recording = open_part(dataset, conditions, where)
     found = {}
     for model in models:
         wanted = layers_for(model, layers, alone=len(models) == 1)

@@ -257,8 +257,8 @@ def match_population(
     if array.ndim != 3:
         raise ValueError(
             f"{name} has {array.shape[3]} time bins; repalign.time_resolved compares in each of"
-            " them, repalign.cross_temporal one with another, and repalign.average_time averages"
-            " them before a comparison"
+            " them, repalign.cross_temporal one with another (`repalign dynamics` does both), and"
+            " repalign.average_time averages them before a comparison"
         )
     if len(names) < metric.minimum_stimuli:
         raise ValueError(

@@ -52,6 +52,11 @@ def test_a_layer_is_chosen_committed_and_scored_elsewhere(cli, stores, tmp_path)
     assert code == 0, err
     assert "warning: IT: the layer was chosen from 2 on 24 of these 24 stimuli" in err
     assert {row["layer"] for row in json.loads(out)} == {"b"}
+    elsewhere = tmp_path / "elsewhere.toml"
+    elsewhere.write_text(file.read_text("utf-8").replace("IT", "V9"), "utf-8")
+    code, _, err = cli(*common[:2], "not opened", "--commitment", elsewhere)
+    assert code == 1
+    assert "the commitment is about V9; the recording has IT" in err
     code, _, err = cli(*common, "--commitment", file, "--out", file)
     assert code == 1
     assert "give one of them" in err

@@ -523,7 +523,9 @@ def test_the_command_line_prints_clusters_and_writes_figure_and_tables(
     assert code == 0, said
     assert "onset low" in printed
     assert "mass" in printed
-    assert "smallest possible p: 0.0078" in said
+    assert "smallest possible p: 0.00781" in said
+    assert "nothing can be significant" not in said
+    assert "too narrow" not in said
     assert sorted(path.name for path in out.iterdir()) == [
         "clusters.csv",
         "time_course.png",
@@ -535,6 +537,13 @@ def test_the_command_line_prints_clusters_and_writes_figure_and_tables(
     assert rows[0]["p"] == pytest.approx(0.0078, abs=1e-4)
     assert {"start_ms", "stop_ms_"} <= set(rows[0])
     assert (out / "time_by_time.png").exists()
+    few = tmp_path / "few.zarr"
+    ra.save_recording(recording(signal, subjects=3, repeats=2), few)
+    code, _, said = run(few, tmp_path / "net.csv", "--metric", "cka")
+    assert code == 0, said
+    assert "smallest possible p: 0.125\nnothing can be significant at 0.05" in said
+    assert "--over stimuli" in said
+    assert "too narrow with so few of them" in said
     code, _, said = run(store, "--by-layer")
     assert code == 1
     assert "error: --by-layer takes the layers of models for time" in said

@@ -53,6 +53,9 @@ def test_inference_prints_ceilings_stars_p_values_and_the_claim(cli, stores, tmp
     assert "1 of 1 pairs of models differ" in out
     assert "smallest p 0.0001" in out
     assert out.rstrip().splitlines()[-1].startswith("Over new stimuli of this kind, for these sub")
+    assert re.search(r"good\.npy.* − .*other\.npy.*corrected p", out)
+    assert (tmp_path / "kept" / "models.png").stat().st_size > 5000
+    assert (tmp_path / "kept" / "summary.txt").read_text().rstrip() in out
     kept = ra.Inference.load(tmp_path / "kept")
     assert kept.settings["correction"] == "max-t"
     assert kept.summary() in out

@@ -1,5 +1,6 @@
 """Significance of maps, their files and the verb; on real data where it is there."""
 
+import re
 import sys
 from itertools import pairwise
 
@@ -615,6 +616,7 @@ def test_the_verb_writes_maps_and_figures(tmp_path, monkeypatch, capsys):
     assert not code
     assert out.split() == ["map.nii.gz", "map_p_family.nii.gz", "map.png"]
     assert "smallest p 0.01" in err
+    assert re.search(r"features.* [1-9]\d* places with p <= .05", err)
     p = nibabel.load(tmp_path / "map_p_family.nii.gz").get_fdata()
     assert np.nanmin(p) <= ALPHA
     assert (tmp_path / "map.png").stat().st_size > 10_000

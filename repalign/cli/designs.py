@@ -83,14 +83,15 @@ def map_layers(
 ) -> None:
     """Find the layer of each region on one part of the data, and score it on another."""
     from repalign.choices import as_metric
-    from repalign.inputs import open_inputs, split_words
+    from repalign.inputs import open_inputs, open_part, split_words
     from repalign.layer_regions import (
-        map_layers as run,
-    )
-    from repalign.layer_regions import (
+        committed_regions,
         read_commitment,
         score_commitment,
         write_commitment,
+    )
+    from repalign.layer_regions import (
+        map_layers as run,
     )
     from repalign.tables import print_records, print_rows
 
@@ -99,6 +100,9 @@ def map_layers(
     chosen = None if commitment is None else read_commitment(commitment)
     chosen_metric = as_metric(metric)
     wanted = split_words(layers)
+    if chosen is not None:  # before a network is shown anything
+        where = {"to": to, "mirror": mirror, "offline": offline or None}
+        committed_regions(chosen, open_part(dataset, select, where))
     if chosen is not None and wanted is None:
         wanted = list(dict.fromkeys(chosen.layers.values()))
     recording, opened = open_inputs(

@@ -23,6 +23,8 @@ from repalign.cli.options import (
     complete_models,
 )
 
+FEW_SUBJECTS = 6  # whose bootstrap gives intervals that are too narrow
+
 
 class Over(StrEnum):
     """What the clusters are tested over."""
@@ -126,11 +128,17 @@ def dynamics(
         over_subjects = how == Over.subjects
         clusters = time_clusters(result, over="subjects" if over_subjects else "stimuli", seed=seed)
     if seconds and not by_layer and not as_json:
+        latencies = latency_table(result)
         print_records(
-            _records(_rounded(latency_table(result))),
+            _records(_rounded(latencies)),
             ("region", "layer", "peak", "peak_ms", "onset_ms", "onset_low", "onset_high"),
             as_json=False,
         )
+        if 1 < latencies["n_subjects"].min() < FEW_SUBJECTS:
+            print(
+                "intervals of onsets are over subjects, and too narrow with so few of them",
+                file=sys.stderr,
+            )
     table = None if clusters is None else cluster_table(clusters)
     if table is not None and clusters is not None:
         shown = [c for c in table.columns if c not in ("smallest_p", "kind")]
@@ -138,7 +146,13 @@ def dynamics(
             _records(table.round(4) if as_json else _rounded(table)), shown, as_json=as_json
         )
         least = clusters.attrs["smallest_p"]
-        print(f"{clusters.attrs['kind']}; smallest possible p: {least:.2g}", file=sys.stderr)
+        print(f"{clusters.attrs['kind']}; smallest possible p: {least:.3g}", file=sys.stderr)
+        if least > alpha:
+            print(
+                f"nothing can be significant at {alpha:g}: there are too few subjects; add"
+                " --over stimuli, which tests whether there is a relation in these subjects",
+                file=sys.stderr,
+            )
     elif as_json:
         print_records(_records(result["value"].to_dataframe().reset_index()), (), as_json=True)
     if out is not None:

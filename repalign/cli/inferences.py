@@ -46,6 +46,14 @@ def print_inferences(
     else:
         print("\n\n".join(one.summary() for one in found))
     if out is not None:
+        from repalign.local_files import write_file
+        from repalign.reporting.figures import save_figure
+        from repalign.reporting.model_comparison import plot_models
+
         for number, one in enumerate(found):
             folder = out if len(found) == 1 else out / f"{number + 1}-{one.settings['metric']}"
             print(f"inference: {one.save(folder, overwrite=True)}", file=sys.stderr)
+            write_file(folder / "summary.txt", one.summary() + "\n")
+            print(
+                f"figure: {save_figure(plot_models(one), folder / 'models.png')}", file=sys.stderr
+            )

@@ -138,12 +138,15 @@ def searchlight(
     )
     print(maps.attrs["note"], file=sys.stderr)
     written = write_map(maps, out, like=like)
+    tested = None
     if permutations:
         tested = significance_over_permutations(
             maps, statistic=cast("Statistic", statistic), mesh=mesh
         )
         said = tested.attrs
         print(f"{said['test']}: smallest p {said['smallest_p']:.4g}", file=sys.stderr)
+        for name, p in zip(tested["model"].values, tested["p_family"].values, strict=True):
+            print(f"{name}: {(p <= 0.05).sum():,} places with p <= .05", file=sys.stderr)
         stem, dot, ending = out.name.partition(".")
         corrected = out.with_name(f"{stem}_p_family{dot}{ending}")
         written += write_map(tested, corrected, variable="p_family", like=like)
@@ -151,6 +154,8 @@ def searchlight(
         from repalign.reporting.brain_maps import map_figure
         from repalign.reporting.figures import save_figure
 
-        written.append(save_figure(map_figure(maps, like=like, mesh=mesh), figure))
+        written.append(
+            save_figure(map_figure(maps, significance=tested, like=like, mesh=mesh), figure)
+        )
     for path in written:
         print(path)

@@ -45,7 +45,8 @@ def latency_table(
 
     Note:
         A layer that is not related to the region has a peak and an onset as well: look at its
-        clusters (``repalign.time_clusters``) first.
+        clusters (``repalign.time_clusters``) first. A bootstrap of fewer than six subjects gives
+        intervals that are too narrow; those of the jackknife are wider.
 
     Example:
         >>> import numpy as np

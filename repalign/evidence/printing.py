@@ -152,7 +152,8 @@ def _pairs_said(found: Inference, alpha: float) -> list[str]:
         f"{len(told)} of {len(found.pairs)} pairs of models differ ({first['test']}{least})",
     ]
     several = len(found.pairs.groupby(REGION)) > 1
-    for row in told.head(MOST_PAIRS).to_dict("records"):
+    all_of_few = found.pairs.sort_values("p_corrected") if len(found.pairs) <= MOST_PAIRS else told
+    for row in all_of_few.head(MOST_PAIRS).to_dict("records"):
         where = " ".join(row[name] for name in REGION if row[name]) + ", " if several else ""
         lines.append(
             f"  {where}{row['first']} − {row['second']}: {row['difference']:+.3f}"
@@ -162,7 +163,7 @@ def _pairs_said(found: Inference, alpha: float) -> list[str]:
         lines.append(
             f"  … and {len(told) - MOST_PAIRS} more, in the table of pairs (.pairs, --json, --out)"
         )
-    if told.empty:
+    if told.empty and len(found.pairs) > MOST_PAIRS:
         nearest = found.pairs.sort_values("p").iloc[0]
         lines.append(
             f"  nearest to it: {nearest['first']} − {nearest['second']}:"

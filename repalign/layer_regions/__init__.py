@@ -1,7 +1,7 @@
 """Which layer stands for which region: chosen on one part of the data, scored on another."""
 
 from repalign.layer_regions.commitments import Commitment, read_commitment, write_commitment
-from repalign.layer_regions.committed_scores import score_commitment
+from repalign.layer_regions.committed_scores import committed_regions, score_commitment
 from repalign.layer_regions.hierarchy import (
     HierarchyScore,
     brain_hierarchy_score,
@@ -16,6 +16,7 @@ __all__ = [
     "LayerMapping",
     "RegionLayer",
     "brain_hierarchy_score",
+    "committed_regions",
     "hierarchy_score",
     "map_layers",
     "read_commitment",

@@ -45,13 +45,7 @@ def score_commitment(
         ReusedDataWarning: the layers were chosen on these subjects' responses to these stimuli.
     """
     metric = commitment.built_metric()
-    known = set(map(str, recording["region"].values)) if "region" in recording.coords else set()
-    shared = [region for region in commitment.layers if region in known]
-    if not shared:
-        raise ValueError(
-            f"the commitment is about {', '.join(commitment.layers)}; the recording has"
-            f" {', '.join(sorted(known)) or 'no regions'}"
-        )
+    shared = committed_regions(commitment, recording)
     results: list[Comparison] = []
     notes: dict[str, None] = {}
     for region in shared:
@@ -80,10 +74,26 @@ def score_commitment(
         if said:
             warnings.warn(f"{region}: {said}", ReusedDataWarning, stacklevel=2)
             notes[f"{region}: {said}"] = None
-    missing = [region for region in commitment.layers if region not in known]
+    missing = [region for region in commitment.layers if region not in shared]
     if missing:
         notes[f"not recorded here: {', '.join(missing)}"] = None
     return Comparisons(tuple(results), "; ".join(notes))
+
+
+def committed_regions(commitment: Commitment, recording: xr.Dataset) -> list[str]:
+    """Regions of a recording for which a layer was chosen.
+
+    Raises:
+        ValueError: none.
+    """
+    known = set(map(str, recording["region"].values)) if "region" in recording.coords else set()
+    shared = [region for region in commitment.layers if region in known]
+    if not shared:
+        raise ValueError(
+            f"the commitment is about {', '.join(commitment.layers)}; the recording has"
+            f" {', '.join(sorted(known)) or 'no regions'}"
+        )
+    return shared
 
 
 def _reused(commitment: Commitment, region: str, part: xr.Dataset, layer: xr.Dataset) -> str:
