@@ -124,7 +124,7 @@ def compare(
         Path | None,
         typer.Option(
             help="Folder for report.html, profile.png, results.csv and results.json; with"
-            " --inference for its tables (Parquet) and resamples (netCDF)."
+            " --inference for its text, figure, tables (Parquet) and resamples (netCDF)."
         ),
     ] = None,
     as_json: Json = False,
