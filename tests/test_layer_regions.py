@@ -399,6 +399,7 @@ def test_a_commitment_is_scored_on_other_data_without_a_warning(brain, arrays, t
     assert [(one.region, one.layer) for one in results] == [("IT", "layer2")]
     assert results[0].value > 0.3
     assert "not recorded here: V1" in results.note
+    assert "in other subjects" not in results.note
 
 
 def test_data_that_chose_a_layer_are_recognised(brain, arrays, tmp_path):
@@ -410,7 +411,8 @@ def test_data_that_chose_a_layer_are_recognised(brain, arrays, tmp_path):
             commitment, ra.select(brain, region="V1"), layers, n_resamples=0
         )
     assert "its score there is too good" in found.note
-    ra.score_commitment(commitment, ra.select(brain, subject="b"), layers, n_resamples=0)
+    found = ra.score_commitment(commitment, ra.select(brain, subject="b"), layers, n_resamples=0)
+    assert "V1: 40 of these 40 stimuli chose the layer in other subjects" in found.note
     chosen = mapping.chosen_layer("V1", layers)
     some = ra.select(brain, region="V1", stimulus_id=IDS[:12])
     with pytest.warns(ra.ReusedDataWarning, match="on 12 of these 12 stimuli, by responses of a"):

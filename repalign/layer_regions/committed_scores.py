@@ -74,6 +74,8 @@ def score_commitment(
         if said:
             warnings.warn(f"{region}: {said}", ReusedDataWarning, stacklevel=2)
             notes[f"{region}: {said}"] = None
+        else:
+            notes |= dict.fromkeys(_same_stimuli(commitment, region, part, layers[name]))
     missing = [region for region in commitment.layers if region not in shared]
     if missing:
         notes[f"not recorded here: {', '.join(missing)}"] = None
@@ -94,6 +96,20 @@ def committed_regions(commitment: Commitment, recording: xr.Dataset) -> list[str
             f" {', '.join(sorted(known)) or 'no regions'}"
         )
     return shared
+
+
+def _same_stimuli(
+    commitment: Commitment, region: str, part: xr.Dataset, layer: xr.Dataset
+) -> list[str]:
+    """What is to be known of stimuli that chose the layer in other subjects."""
+    ids = set(stimulus_ids(part)) & set(stimulus_ids(layer))
+    again = ids & set(commitment.chosen_on.stimuli)
+    if not again or str(part.attrs.get("dataset", "recording")) != commitment.chosen_on.dataset:
+        return []
+    return [
+        f"{region}: {len(again)} of these {len(ids)} stimuli chose the layer in other subjects:"
+        " what the subjects share by these stimuli is no new evidence"
+    ]
 
 
 def _reused(commitment: Commitment, region: str, part: xr.Dataset, layer: xr.Dataset) -> str:
