@@ -66,7 +66,11 @@ def as_population(
         return population
     array = population.detach().cpu().numpy() if isinstance(population, Tensor) else population
     if not isinstance(array, np.ndarray):
-        raise TypeError(f"{name} is a {type(array).__name__}; expected a Dataset or an array")
+        raise TypeError(
+            f"{name} is a {type(array).__name__}; expected a Dataset or an array. Open a store with"
+            " repalign.open_store, a table of features with"
+            " repalign.features.features_from_file(pathlib.Path(...))"
+        )
     if array.ndim not in (2, 3) or array.dtype.kind not in "fiub":
         raise ValueError(
             f"{name} is an array of {array.dtype} with shape {array.shape}; expected numbers of"

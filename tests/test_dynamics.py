@@ -180,6 +180,11 @@ def test_the_planted_layer_and_time_are_found_and_the_baseline_is_not(metric, si
     assert "two-sided" in difference.attrs["kind"]
 
 
+def test_what_is_no_recording_is_said(layers):
+    with pytest.raises(TypeError, match=r"a str was given; expected recordings. Open a store with"):
+        ra.time_resolved("meg.zarr", layers)
+
+
 @pytest.mark.parametrize("over", ["subjects", "stimuli"])
 def test_no_cluster_reaches_over_a_gap_in_time(signal, layers, over):
     """The late layer is there in the last four bins, which a gap parts into two and two."""

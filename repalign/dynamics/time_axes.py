@@ -55,12 +55,18 @@ def recordings_of(recordings: xr.Dataset | Sequence[xr.Dataset], what: str) -> l
     """The recordings, all with one time axis.
 
     Raises:
+        TypeError: something else than recordings.
         ValueError: no time bins, or one only, or axes that differ.
     """
     every = [recordings] if isinstance(recordings, xr.Dataset) else list(recordings)
     if not every:
         raise ValueError(f"{what}: no recording was given")
     for ds in every:
+        if not isinstance(ds, xr.Dataset):
+            raise TypeError(
+                f"{what}: a {type(ds).__name__} was given; expected recordings. Open a store with"
+                " repalign.open_store"
+            )
         _check_time(ds, what)
     first = every[0]
     for ds in every[1:]:
