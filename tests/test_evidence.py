@@ -651,9 +651,16 @@ def test_a_test_without_a_smallest_p_is_said_where_flips_would_have_one():
     assert "no smallest p" in found.summary()
 
 
-def test_the_nearest_pair_is_printed_where_none_differs():
-    nets = {name: normal(N, 6, seed=40 + i) for i, name in enumerate("xyz")}
-    assert "nearest to it: " in quick(models=nets).summary()
+def test_few_pairs_are_all_printed_and_of_many_the_nearest_where_none_differs():
+    nets = {name: normal(N, 6, seed=40 + i) for i, name in enumerate("uvwxyz")}
+    three = quick(models={name: nets[name] for name in "xyz"}).summary()
+    assert "0 of 3 pairs of models differ" in three
+    assert all(pair in three for pair in ("x − y: ", "x − z: ", "y − z: "))
+    assert "nearest to it: " not in three
+    many = quick(models=nets).summary()
+    assert "0 of 15 pairs of models differ" in many
+    assert many.count("nearest to it: ") == 1
+    assert many.count(" − ") < 15
 
 
 def test_a_constant_rdm_is_an_error_that_names_the_model():
