@@ -61,10 +61,7 @@ def open_part(
     dataset: str, conditions: Sequence[str] | None, where: Mapping[str, Any]
 ) -> xr.Dataset:
     """The part of a recording, or of an array file, that has the values of all conditions."""
-    recording = open_population(dataset, where)
-    for condition in conditions or ():
-        recording = select_by_text(recording, condition)
-    return recording
+    return _chosen(open_population(dataset, where), conditions)
 
 
 def open_inputs(
@@ -194,7 +191,10 @@ def with_patterns(layers: Mapping[str, xr.Dataset], metric: Metric) -> dict[str,
 
 def open_selected(name: str, conditions: Sequence[str] | None, **where: Any) -> xr.Dataset:
     """The part of a card's or store's recording that has the values of all conditions."""
-    recording = open_recording(name, **where)
+    return _chosen(open_recording(name, **where), conditions)
+
+
+def _chosen(recording: xr.Dataset, conditions: Sequence[str] | None) -> xr.Dataset:
     for condition in conditions or ():
         recording = select_by_text(recording, condition)
     return recording

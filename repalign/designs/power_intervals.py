@@ -6,29 +6,17 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from scipy.stats import norm
+from scipy.stats import binomtest
 from scipy.stats import t as student_t
 from torch import Tensor
 
 from repalign.designs.simulated_designs import Shifted
 from repalign.inference import bootstrap_draws, evaluate_dual, two_factor_variances
 from repalign.metrics import compare_rdms
+from repalign.metrics.pairs import stimulus_count
 
 FEWER = 4.0  # times smaller or larger that effects of a design are than the pilot's, at most
 GRID = 41  # effects between the ends of the pilot's interval, at which power is read
-
-
-def wilson_interval(k: int, n: int, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the Wilson interval of a share of k in n.
-
-    Reference:
-        Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953
-    """
-    z = float(norm.ppf((1 + confidence) / 2))
-    share, spread = k / n, z**2 / n
-    middle = (share + spread / 2) / (1 + spread)
-    reach = z / (1 + spread) * (share * (1 - share) / n + z**2 / (4 * n**2)) ** 0.5
-    return max(0.0, middle - reach), min(1.0, middle + reach)
 
 
 def pilot_effect(
@@ -48,8 +36,8 @@ def pilot_effect(
         Schütt et al. 2023, https://doi.org/10.7554/eLife.82566
     """
     values = compare_rdms(layers[:, None], subjects[None], method=comparator, batch_dims=2).mean(1)
-    n = round((1 + (1 + 8 * layers.shape[1]) ** 0.5) / 2)
-    draws = bootstrap_draws(n, len(subjects), n_resamples=n_resamples, seed=seed)
+    n_stimuli = stimulus_count(layers.shape[1])
+    draws = bootstrap_draws(n_stimuli, len(subjects), n_resamples=n_resamples, seed=seed)
     dual = evaluate_dual(layers, subjects, draws, comparator=comparator, ceilings=False)
     found = two_factor_variances(dual, draws)
     reach = student_t.ppf((1 + confidence) / 2, found.degrees_of_freedom)
@@ -82,7 +70,8 @@ def power_interval(
             is given: the interval is the simulation's own.
 
     Reference:
-        Zou & Donner 2008 (the sum of errors), https://doi.org/10.1002/sim.3095
+        Wilson 1927, https://doi.org/10.1080/01621459.1927.10502953; Zou & Donner 2008 (the sum of
+        errors), https://doi.org/10.1002/sim.3095
     """
     reach = 0.0
     if pilot is not None:
@@ -91,7 +80,7 @@ def power_interval(
     shifts = torch.linspace(-reach, reach, GRID, dtype=torch.float64)
     powers = (torch.stack([p_of(shifts) for p_of in tests]) <= alpha).double().mean(0)
     k, n = round(float(powers[GRID // 2]) * len(tests)), len(tests)
-    low, high = wilson_interval(k, n, confidence=confidence)
+    low, high = binomtest(k, n).proportion_ci(confidence, method="wilson")
     p = k / n
     down = torch.tensor([p - low, p - float(powers.min())], dtype=torch.float64).norm()
     up = torch.tensor([high - p, float(powers.max()) - p], dtype=torch.float64).norm()

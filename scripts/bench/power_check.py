@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from repalign.designs import power
-from repalign.designs.power_intervals import wilson_interval
 from repalign.designs.simulated_designs import TESTS
 from repalign.metrics import rdm
+from repalign.robustness.intervals import wilson
 
 SMALL = "--small" in sys.argv
 SIMULATIONS = 100 if SMALL else 1000
@@ -123,7 +123,7 @@ def covered(truth: Truth, test: str, pilot: tuple[int, int, int], rate: float) -
         found = power(
             rdms, layers, **given, test=test, n_simulations=SIMULATED, n_resamples=100, seed=seed
         ).designs[0]
-        low, high = wilson_interval(round(SIMULATED * found.power), SIMULATED)
+        low, high = wilson(round(SIMULATED * found.power), SIMULATED)
         hits += found.low <= rate <= found.high
         alone += low <= rate <= high
         widths.append(found.high - found.low)
